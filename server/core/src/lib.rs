@@ -1,1 +1,8 @@
+//! Pure domain logic of Coretex.
+//!
+//! State machines, placement, retry timing and expressions live here. They take state, event, time
+//! and ids as arguments and return new state and effects. Nothing in this crate does I/O, reads a
+//! clock or draws a random number.
 
+pub mod id;
+pub mod time;

@@ -1,1 +1,15 @@
+//! The storage contract of Coretex, its conformance suite and its engines.
+//!
+//! [`Store`] is small on purpose: engines implement it, everything else is written once on top.
+//! Only this crate knows redb and Redis.
 
+mod batch;
+mod contract;
+mod error;
+
+pub use batch::{Batch, CommitId, Committed, Precondition, Rate, Write};
+pub use contract::{
+    Durability, Entry, Index, Key, LogId, LogPage, Member, Order, Pressure, Range, Read, Record,
+    Shard, Store, StoreInfo, Usage, Version, prefix_end,
+};
+pub use error::{CommitError, Limit, StoreError};
