@@ -4,6 +4,7 @@
 //! Only this crate knows redb and Redis.
 
 mod batch;
+pub mod codec;
 mod contract;
 mod error;
 
