@@ -6,3 +6,7 @@
 
 pub mod id;
 pub mod time;
+pub mod job;
+pub mod payload;
+pub mod policy;
+pub mod retry;

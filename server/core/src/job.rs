@@ -1,0 +1,530 @@
+//! The job: its record, its states and their meaning.
+//!
+//! How a job changes is in [`transition`]; when it next has to be looked at is in [`clock`].
+
+pub mod clock;
+pub mod history;
+pub mod transition;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::id::{JobId, LeaseId, PoolName, ReplicaId, SessionId, TenantId, Topic, WorkerId};
+use crate::payload::Payload;
+use crate::policy::JobDecision;
+use crate::retry::RetryPolicy;
+use crate::time::Timestamp;
+use history::{AttemptRecord, JobEvent, Ring};
+
+/// Where a job stands. Numbers are those of the wire.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum JobState {
+    /// Eligible: it waits for a slot, or for a verdict of the safety kernel.
+    Pending = 1,
+    /// Not eligible before a known time: start time, backoff or throttle.
+    Scheduled = 2,
+    /// Handed to a worker; it may already be running.
+    Dispatched = 3,
+    /// The worker said that it has started.
+    Running = 4,
+    /// Ended: the worker reported success.
+    Succeeded = 5,
+    /// Ended: the worker reported failure and no attempt is left, or it was lost for good.
+    Failed = 6,
+    /// Ended on request.
+    Cancelled = 7,
+    /// Ended by policy.
+    Denied = 8,
+    /// Ended by one of its clocks.
+    Timeout = 9,
+    /// Waits for a human.
+    ApprovalRequired = 20,
+}
+
+impl JobState {
+    /// Every state.
+    pub const ALL: [Self; 10] = [
+        Self::Pending,
+        Self::Scheduled,
+        Self::Dispatched,
+        Self::Running,
+        Self::Succeeded,
+        Self::Failed,
+        Self::Cancelled,
+        Self::Denied,
+        Self::Timeout,
+        Self::ApprovalRequired,
+    ];
+
+    /// Whether nothing can happen any more.
+    #[must_use]
+    pub const fn is_terminal(self) -> bool {
+        match self {
+            Self::Succeeded | Self::Failed | Self::Cancelled | Self::Denied | Self::Timeout => true,
+            Self::Pending
+            | Self::Scheduled
+            | Self::Dispatched
+            | Self::Running
+            | Self::ApprovalRequired => false,
+        }
+    }
+
+    /// Whether a worker has it.
+    #[must_use]
+    pub const fn is_held(self) -> bool {
+        matches!(self, Self::Dispatched | Self::Running)
+    }
+}
+
+/// The order in which waiting jobs are served.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Priority {
+    /// Before everything else.
+    Critical,
+    /// The default.
+    #[default]
+    Interactive,
+    /// After everything else.
+    Batch,
+}
+
+impl Priority {
+    /// The class as a sort key: lower is served first.
+    #[must_use]
+    pub const fn class(self) -> u8 {
+        match self {
+            Self::Critical => 0,
+            Self::Interactive => 1,
+            Self::Batch => 2,
+        }
+    }
+}
+
+/// What becomes of an attempt that is lost with its worker or server.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum WorkerLossPolicy {
+    /// It is handed out again, up to `max_redispatch` times.
+    #[default]
+    Retry,
+    /// The job fails: at most once.
+    Fail,
+}
+
+/// Who acts, as the caller claims.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum ActorType {
+    /// A person.
+    Human,
+    /// A program.
+    Service,
+}
+
+/// The Model Context Protocol call that a job stands for.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct McpCall {
+    /// Server name.
+    pub server: String,
+    /// Tool name.
+    pub tool: String,
+    /// Resource.
+    pub resource: String,
+    /// Action.
+    pub action: String,
+}
+
+/// Claims of the caller about the job, matched by policy.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct JobMetadata {
+    /// What the job does, as a capability name.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub capability: String,
+    /// Why it may be dangerous.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub risk_tags: Vec<String>,
+    /// Capabilities that the worker must have.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub requires: Vec<String>,
+    /// The pack it comes from.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub pack_id: String,
+    /// On whose behalf.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub actor_id: String,
+    /// What kind of actor that is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub actor_type: Option<ActorType>,
+    /// The MCP call it stands for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mcp: Option<McpCall>,
+}
+
+/// Hints and constraints on where a job runs.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Placement {
+    /// A hint: this pool when it has a free slot.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub preferred_pool: Option<PoolName>,
+    /// A hint: this worker when it has a free slot.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub preferred_worker_id: Option<WorkerId>,
+    /// A constraint: labels that the worker must have.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub worker_labels: BTreeMap<String, String>,
+}
+
+/// Token budget of a job, delivered to the worker and to policy.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Budget {
+    /// Input tokens; 0 = unlimited.
+    pub max_input_tokens: i64,
+    /// Output tokens; 0 = unlimited.
+    pub max_output_tokens: i64,
+    /// Tokens together; 0 = unlimited.
+    pub max_total_tokens: i64,
+}
+
+/// Hints that come from, and go back to, the CAP bus protocol unchanged.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct CapFields {
+    /// Environment of the job.
+    pub env: BTreeMap<String, String>,
+    /// Adapter that made it.
+    pub adapter_id: String,
+    /// Most input tokens the worker should read.
+    pub max_input_tokens: i32,
+    /// The worker may summarise.
+    pub allow_summarization: bool,
+    /// The worker may retrieve.
+    pub allow_retrieval: bool,
+    /// Free hints.
+    pub tags: Vec<String>,
+    /// Position in the caller's own sequence.
+    pub step_index: i32,
+}
+
+/// What was asked for. Never changes after acceptance.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct JobSpec {
+    /// What the job is about.
+    pub topic: Topic,
+    /// The team whose configuration applies; empty = none.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub team_id: String,
+    /// Serving order.
+    #[serde(default)]
+    pub priority: Priority,
+    /// For filters and policy; never constraints.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    /// Claims of the caller.
+    #[serde(default)]
+    pub metadata: JobMetadata,
+    /// Where it runs.
+    #[serde(default)]
+    pub placement: Placement,
+    /// Token budget.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub budget: Option<Budget>,
+    /// What the caller expects it to cost, in the caller's currency.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub estimated_cost: Option<f64>,
+    /// Attempts after a reported failure or a timeout.
+    #[serde(default)]
+    pub retry: RetryPolicy,
+    /// What a lost worker means.
+    #[serde(default)]
+    pub on_worker_loss: WorkerLossPolicy,
+    /// How long one attempt may take, from hand-out.
+    pub timeout: Duration,
+    /// How long it may be eligible without a worker.
+    pub schedule_to_start_timeout: Duration,
+    /// How long it may take in all, from acceptance.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadline_after: Option<Duration>,
+    /// Not eligible earlier.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_before: Option<Timestamp>,
+    /// How often it may be handed out again after losses.
+    pub max_redispatch: u32,
+    /// The worker runs only after the server committed `started`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub confirm_start: bool,
+    /// Opaque to the server.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub memory_id: String,
+    /// The job that caused it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent_job_id: Option<JobId>,
+    /// From the CAP bus protocol.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cap: Option<CapFields>,
+}
+
+impl JobSpec {
+    /// The default of `timeout`.
+    pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(3_600);
+    /// The default of `schedule_to_start_timeout`.
+    pub const DEFAULT_SCHEDULE_TO_START: Duration = Duration::from_secs(24 * 3_600);
+    /// The default of `max_redispatch`.
+    pub const DEFAULT_MAX_REDISPATCH: u32 = 3;
+
+    /// A job about `topic` with every default.
+    #[must_use]
+    pub fn new(topic: Topic) -> Self {
+        Self {
+            topic,
+            team_id: String::new(),
+            priority: Priority::default(),
+            labels: BTreeMap::new(),
+            metadata: JobMetadata::default(),
+            placement: Placement::default(),
+            budget: None,
+            estimated_cost: None,
+            retry: RetryPolicy::default(),
+            on_worker_loss: WorkerLossPolicy::default(),
+            timeout: Self::DEFAULT_TIMEOUT,
+            schedule_to_start_timeout: Self::DEFAULT_SCHEDULE_TO_START,
+            deadline_after: None,
+            not_before: None,
+            max_redispatch: Self::DEFAULT_MAX_REDISPATCH,
+            confirm_start: false,
+            memory_id: String::new(),
+            parent_job_id: None,
+            cap: None,
+        }
+    }
+}
+
+/// Who is at fault in a [`JobError`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ErrorSource {
+    /// Coretex ended it.
+    Platform,
+    /// The worker's own code and text.
+    Worker,
+}
+
+/// Why work failed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JobError {
+    /// Machine-readable.
+    pub code: String,
+    /// For people.
+    pub message: String,
+    /// Further facts.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub metadata: BTreeMap<String, String>,
+    /// Who says so.
+    pub source: ErrorSource,
+}
+
+impl JobError {
+    /// An error that the platform found.
+    #[must_use]
+    pub fn platform(code: &str, message: impl Into<String>) -> Self {
+        Self {
+            code: code.to_owned(),
+            message: message.into(),
+            metadata: BTreeMap::new(),
+            source: ErrorSource::Platform,
+        }
+    }
+}
+
+/// How far the worker says it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Progress {
+    /// 0 to 100.
+    pub percent: u8,
+    /// For people.
+    pub message: String,
+}
+
+/// A place in a worker's session that an attempt occupies, until the worker has answered for it or
+/// the session has ended. The index `held` has one entry for each.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Slot {
+    /// The attempt.
+    pub attempt: u32,
+    /// Its lease.
+    pub lease_id: LeaseId,
+    /// The replica that owns the session.
+    pub replica: ReplicaId,
+    /// The session.
+    pub session: SessionId,
+}
+
+/// The attempt that is out with a worker.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lease {
+    /// Where it runs.
+    pub slot: Slot,
+    /// The worker's own name.
+    pub worker_id: WorkerId,
+    /// The worker's pool.
+    pub pool: PoolName,
+    /// When it was handed out.
+    pub dispatch_time: Timestamp,
+    /// When it times out.
+    pub timeout_at: Timestamp,
+}
+
+/// Why a job is SCHEDULED.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ScheduledFor {
+    /// The caller's `not_before`.
+    NotBefore,
+    /// The pause after a failed attempt.
+    Backoff,
+    /// A throttling decision.
+    Throttle,
+}
+
+/// A request to cancel that is still open.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CancelRequest {
+    /// When it was asked for.
+    pub time: Timestamp,
+    /// When the job becomes CANCELLED whatever the worker does.
+    pub terminal_at: Timestamp,
+    /// Why, in the words of who asked.
+    pub reason: String,
+}
+
+/// A job, as one record.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Job {
+    /// Its name within the tenant.
+    pub id: JobId,
+    /// Whose it is.
+    pub tenant: TenantId,
+    /// What was asked for.
+    pub spec: Arc<JobSpec>,
+    /// Who asked, from the credential.
+    pub principal_id: String,
+    /// For tracing; made by the server when the caller gave none.
+    pub trace_id: String,
+    /// SHA-256 of the canonical request.
+    #[serde(with = "serde_bytes")]
+    pub fingerprint: Vec<u8>,
+    /// The caller's idempotency key; empty = none.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub idempotency_key: String,
+    /// The job that this one runs again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rerun_of: Option<JobId>,
+    /// What the worker gets.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub input: Option<Payload>,
+
+    /// Where it stands.
+    pub state: JobState,
+    /// When it was accepted.
+    pub create_time: Timestamp,
+    /// When it last changed.
+    pub update_time: Timestamp,
+    /// When it last became eligible, or will be while SCHEDULED.
+    pub eligible_time: Timestamp,
+    /// When the worker first started it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start_time: Option<Timestamp>,
+    /// When it ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub end_time: Option<Timestamp>,
+    /// When it has to be done.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadline: Option<Timestamp>,
+    /// Why it is SCHEDULED.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scheduled_for: Option<ScheduledFor>,
+    /// PENDING without a verdict: out of the ready index, judged again at this time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub judge_at: Option<Timestamp>,
+    /// How often it was judged in vain since it last became eligible, for the backoff.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub judge_failures: u32,
+
+    /// The number of the last attempt; 0 = none yet.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub attempt: u32,
+    /// Attempts that the worker failed or that timed out.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub failures: u32,
+    /// Attempts lost with a worker or server.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub redispatches: u32,
+    /// The attempt that is out now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lease: Option<Lease>,
+    /// Slots of earlier attempts that their workers have not answered for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unreleased: Vec<Slot>,
+    /// The open request to cancel.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cancel: Option<CancelRequest>,
+
+    /// How far it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub progress: Option<Progress>,
+    /// What the worker returned.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub output: Option<Payload>,
+    /// Why it failed (the last attempt that did).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<JobError>,
+    /// Artifacts that the worker named.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub artifact_ids: Vec<String>,
+    /// The decision in force.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub decision: Option<JobDecision>,
+
+    /// The last events.
+    pub events: Ring<JobEvent>,
+    /// The last decisions before the one in force.
+    #[serde(default, skip_serializing_if = "Ring::is_empty")]
+    pub decisions: Ring<JobDecision>,
+    /// The last attempts.
+    #[serde(default, skip_serializing_if = "Ring::is_empty")]
+    pub attempts: Ring<AttemptRecord>,
+}
+
+impl Job {
+    /// Whether `lease_id` is that of the attempt that is out now.
+    #[must_use]
+    pub fn holds(&self, lease_id: LeaseId) -> bool {
+        self.lease
+            .as_ref()
+            .is_some_and(|lease| lease.slot.lease_id == lease_id)
+    }
+
+    /// Every slot that the job occupies.
+    pub fn slots(&self) -> impl Iterator<Item = &Slot> {
+        self.lease
+            .iter()
+            .map(|lease| &lease.slot)
+            .chain(&self.unreleased)
+    }
+
+    /// Whether it stands in the ready index: PENDING with a verdict.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.state == JobState::Pending && self.judge_at.is_none()
+    }
+}
+
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "the signature that serde asks for"
+)]
+const fn is_zero(number: &u32) -> bool {
+    *number == 0
+}

@@ -1,0 +1,104 @@
+//! Policy decisions as jobs keep them. The kernel that makes them is behind a seam of the engine.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::time::Timestamp;
+
+/// What policy says about a job. Numbers are those of the wire.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Decision {
+    /// It may run.
+    Allow = 1,
+    /// It may not run.
+    Deny = 2,
+    /// A human has to say.
+    RequireApproval = 3,
+    /// It may run later.
+    Throttle = 4,
+    /// It may run within constraints.
+    AllowWithConstraints = 5,
+}
+
+/// A change to a denied request that would be allowed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Remediation {
+    /// Its id within the decision.
+    pub id: String,
+    /// One line for people.
+    pub title: String,
+    /// What it changes and why.
+    pub summary: String,
+    /// The topic to use instead; empty = unchanged.
+    pub replacement_topic: String,
+    /// The capability to use instead; empty = unchanged.
+    pub replacement_capability: String,
+    /// Labels to add.
+    pub add_labels: BTreeMap<String, String>,
+    /// Labels to remove.
+    pub remove_labels: Vec<String>,
+}
+
+/// Limits that come with a decision.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Constraints {
+    /// The longest one attempt may run.
+    pub max_runtime: Option<Duration>,
+    /// The most retries.
+    pub max_retries: Option<u32>,
+    /// The most artifact bytes.
+    pub max_artifact_bytes: Option<u64>,
+    /// The most jobs of this kind at once.
+    pub max_concurrent_jobs: Option<u32>,
+    /// Run isolated.
+    pub isolated: bool,
+    /// Reachable hosts.
+    pub network_allowlist: Vec<String>,
+    /// Readable paths.
+    pub fs_read_only: Vec<String>,
+    /// Writable paths.
+    pub fs_read_write: Vec<String>,
+    /// Tools that may be used.
+    pub allowed_tools: Vec<String>,
+    /// Commands that may be run.
+    pub allowed_commands: Vec<String>,
+    /// The most files one change may touch.
+    pub max_files: Option<u32>,
+    /// The most lines one change may touch.
+    pub max_lines: Option<u32>,
+    /// Paths that may not be touched.
+    pub deny_path_globs: Vec<String>,
+    /// How strongly outputs are redacted; empty = not.
+    pub redaction_level: String,
+}
+
+/// One decision about one job, as it was made.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JobDecision {
+    /// When it was made.
+    pub time: Timestamp,
+    /// What was decided.
+    pub decision: Decision,
+    /// Why, for people.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub reason: String,
+    /// The rule that decided; empty = the default decision.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub rule_id: String,
+    /// The policy snapshot it was made under.
+    pub policy_snapshot: String,
+    /// Limits that come with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub constraints: Option<Constraints>,
+    /// The approval that it waits for or was granted by; empty = none.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub approval_id: String,
+    /// Changes that would be allowed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub remediations: Vec<Remediation>,
+    /// For `Throttle`: not before this time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_at: Option<Timestamp>,
+}

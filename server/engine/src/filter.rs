@@ -1,0 +1,78 @@
+//! Which jobs a list, count or watch is about.
+
+use std::collections::BTreeMap;
+
+use coretex_core::id::{JobId, Topic, WorkerId};
+use coretex_core::job::{Job, JobState};
+use coretex_core::time::Timestamp;
+use serde::Serialize;
+
+/// A conjunction: every part that is given must match.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct JobFilter {
+    /// Any of these states; empty = all.
+    pub states: Vec<JobState>,
+    /// Any of these topics; empty = all.
+    pub topics: Vec<Topic>,
+    /// All of these labels.
+    pub labels: BTreeMap<String, String>,
+    /// Submitted by this principal; empty = anybody.
+    pub principal_id: String,
+    /// Of this team; empty = any.
+    pub team_id: String,
+    /// With this trace id; empty = any.
+    pub trace_id: String,
+    /// Last attempt at this worker.
+    pub worker_id: Option<WorkerId>,
+    /// Caused by this job.
+    pub parent_job_id: Option<JobId>,
+    /// Created at or after.
+    pub created_after: Option<Timestamp>,
+    /// Created before.
+    pub created_before: Option<Timestamp>,
+}
+
+impl JobFilter {
+    /// Whether `job` matches every part.
+    #[must_use]
+    pub fn matches(&self, job: &Job) -> bool {
+        (self.states.is_empty() || self.states.contains(&job.state))
+            && (self.topics.is_empty() || self.topics.contains(&job.spec.topic))
+            && self
+                .labels
+                .iter()
+                .all(|(key, value)| job.spec.labels.get(key) == Some(value))
+            && (self.principal_id.is_empty() || self.principal_id == job.principal_id)
+            && (self.team_id.is_empty() || self.team_id == job.spec.team_id)
+            && (self.trace_id.is_empty() || self.trace_id == job.trace_id)
+            && self.worker_id.as_ref().is_none_or(|worker| {
+                job.attempts
+                    .last()
+                    .is_some_and(|attempt| attempt.worker_id == *worker)
+            })
+            && (self.parent_job_id.is_none() || self.parent_job_id == job.spec.parent_job_id)
+            && self
+                .created_after
+                .is_none_or(|after| job.create_time >= after)
+            && self
+                .created_before
+                .is_none_or(|before| job.create_time < before)
+    }
+
+    /// Whether only jobs that have not ended can match.
+    #[must_use]
+    pub fn is_open_only(&self) -> bool {
+        !self.states.is_empty() && self.states.iter().all(|state| !state.is_terminal())
+    }
+
+    /// Whether the filter asks for nothing but an open or closed range of creation times.
+    #[must_use]
+    pub fn is_plain(&self) -> bool {
+        let plain = Self {
+            created_after: self.created_after,
+            created_before: self.created_before,
+            ..Self::default()
+        };
+        *self == plain
+    }
+}
