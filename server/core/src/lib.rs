@@ -9,4 +9,7 @@ pub mod time;
 pub mod job;
 pub mod payload;
 pub mod policy;
+pub mod lease;
+pub mod placement;
+pub mod queue;
 pub mod retry;
