@@ -98,7 +98,7 @@ pub fn to_yaml<M: Message + Name>(message: &M) -> Result<String, WriteError> {
 /// # Errors
 /// The text is not JSON, or a field is unknown or does not hold what it should.
 pub fn from_json<M: Message + Name + Default>(text: &str) -> Result<M, ReadError> {
-    from_value(serde_json::from_str(text).map_err(|error| ReadError::Syntax(error.to_string()))?)
+    from_value(&serde_json::from_str(text).map_err(|error| ReadError::Syntax(error.to_string()))?)
 }
 
 /// Reads a message from YAML text. JSON is YAML, too.
@@ -106,17 +106,19 @@ pub fn from_json<M: Message + Name + Default>(text: &str) -> Result<M, ReadError
 /// # Errors
 /// The text is not YAML, or a field is unknown or does not hold what it should.
 pub fn from_yaml<M: Message + Name + Default>(text: &str) -> Result<M, ReadError> {
-    from_value(serde_yaml_ng::from_str(text).map_err(|error| ReadError::Syntax(error.to_string()))?)
+    from_value(
+        &serde_yaml_ng::from_str(text).map_err(|error| ReadError::Syntax(error.to_string()))?,
+    )
 }
 
 /// Reads a message from a JSON value.
 ///
 /// # Errors
 /// A field is unknown or does not hold what it should.
-pub fn from_value<M: Message + Name + Default>(json: Value) -> Result<M, ReadError> {
+pub fn from_value<M: Message + Name + Default>(json: &Value) -> Result<M, ReadError> {
     let descriptor = descriptor::<M>().map_err(ReadError::UnknownMessage)?;
-    let dynamic = DynamicMessage::deserialize(descriptor.clone(), &json).map_err(|error| {
-        explain(&descriptor, &json, "").unwrap_or_else(|| problem("", error.to_string()))
+    let dynamic = DynamicMessage::deserialize(descriptor.clone(), json).map_err(|error| {
+        explain(&descriptor, json, "").unwrap_or_else(|| problem("", error.to_string()))
     })?;
     // Both sides know the same descriptor, so this fails only on nesting beyond what a decoder
     // takes.

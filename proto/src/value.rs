@@ -84,7 +84,9 @@ pub fn survives(json: &serde_json::Value) -> bool {
                 true
             }
             serde_json::Value::Number(number) => {
-                number.is_f64() || number.as_f64().is_some_and(|n| n.abs() <= MAX_EXACT)
+                // As integers: rounded to a double, 2^53 + 1 would pass for 2^53.
+                let within = |whole: i64| whole.unsigned_abs() <= MAX_EXACT as u64;
+                number.is_f64() || number.as_i64().is_some_and(within)
             }
             serde_json::Value::Array(items) => {
                 depth < MAX_DEPTH && items.iter().all(|item| check(item, depth + 1))
