@@ -5,12 +5,16 @@
 //! its *sessions*; an *attempt* belongs to the session that its record names. Here are the timing
 //! and the decisions; reading and committing is the engine's part.
 
+mod held;
+
+pub use held::{HeldKey, MalformedKey, Standing};
+
 use std::ops::Add;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::id::{JobId, LeaseId, ReplicaId, SessionId, TenantId};
+use crate::id::{LeaseId, ReplicaId, SessionId};
 use crate::job::{Job, JobState, WorkerLossPolicy};
 use crate::time::Timestamp;
 
@@ -362,96 +366,6 @@ pub const fn after_loss(
     match on_worker_loss {
         WorkerLossPolicy::Retry if redispatches < max_redispatch => AfterLoss::Requeue,
         WorkerLossPolicy::Retry | WorkerLossPolicy::Fail => AfterLoss::Fail,
-    }
-}
-
-/// A member of the held index: one slot in use. `replica 0x00 session 0x00 tenant 0x00 lease(16)
-/// job_id`. The prefix of a replica, or of a session, holds all that they hold.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct HeldKey {
-    /// The owner of the session.
-    pub replica: ReplicaId,
-    /// The session.
-    pub session: SessionId,
-    /// Whose job it is.
-    pub tenant: TenantId,
-    /// The lease of the attempt.
-    pub lease_id: LeaseId,
-    /// The job.
-    pub job_id: JobId,
-}
-
-/// A member of the held index that is not one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("malformed member of the held index")]
-pub struct MalformedKey;
-
-impl HeldKey {
-    /// What every member of a replica starts with.
-    #[must_use]
-    pub fn replica_prefix(replica: &ReplicaId) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(160);
-        bytes.extend_from_slice(replica.as_bytes());
-        bytes.push(0);
-        bytes
-    }
-
-    /// Where a skip scan over replicas goes on.
-    #[must_use]
-    pub fn after_replica(replica: &ReplicaId) -> Vec<u8> {
-        let mut bytes = replica.as_bytes().to_vec();
-        bytes.push(1);
-        bytes
-    }
-
-    /// What every member of a session starts with.
-    #[must_use]
-    pub fn session_prefix(replica: &ReplicaId, session: &SessionId) -> Vec<u8> {
-        let mut bytes = Self::replica_prefix(replica);
-        bytes.extend_from_slice(session.as_bytes());
-        bytes.push(0);
-        bytes
-    }
-
-    /// The index member.
-    #[must_use]
-    pub fn encode(&self) -> Vec<u8> {
-        let mut bytes = Self::session_prefix(&self.replica, &self.session);
-        bytes.extend_from_slice(self.tenant.as_bytes());
-        bytes.push(0);
-        bytes.extend_from_slice(&self.lease_id.bits().to_be_bytes());
-        bytes.extend_from_slice(self.job_id.as_bytes());
-        bytes
-    }
-
-    /// Reads an index member.
-    ///
-    /// # Errors
-    /// When it was not made by [`Self::encode`].
-    pub fn decode(member: &[u8]) -> Result<Self, MalformedKey> {
-        let mut parts = member.splitn(4, |byte| *byte == 0);
-        let mut name = || {
-            let bytes = parts
-                .next()
-                .filter(|bytes| !bytes.is_empty())
-                .ok_or(MalformedKey)?;
-            std::str::from_utf8(bytes).map_err(|_| MalformedKey)
-        };
-        let (replica, session, tenant) = (name()?, name()?, name()?);
-        let (lease, job) = parts
-            .next()
-            .and_then(|rest| rest.split_first_chunk::<16>())
-            .ok_or(MalformedKey)?;
-        if job.is_empty() {
-            return Err(MalformedKey);
-        }
-        Ok(Self {
-            replica: ReplicaId::from_trusted(replica),
-            session: SessionId::from_trusted(session),
-            tenant: TenantId::from_trusted(tenant),
-            lease_id: LeaseId::new(u128::from_be_bytes(*lease)),
-            job_id: JobId::from_trusted(std::str::from_utf8(job).map_err(|_| MalformedKey)?),
-        })
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use proptest::prelude::*;
 
 use super::*;
-use crate::id::{PoolName, Topic, WorkerId};
+use crate::id::{JobId, PoolName, TenantId, Topic, WorkerId};
 use crate::job::{JobSpec, Lease, Slot};
 
 const fn at(seconds: u64) -> Tick {
@@ -188,15 +188,38 @@ fn losses_have_their_own_budget() {
     assert_eq!(after_loss(Fail, 0, 3), AfterLoss::Fail);
 }
 
+#[test]
+fn a_job_has_one_held_entry_a_slot_and_says_how_it_stands() {
+    let mut job = job(JobState::Running, Some((2, 7, "s")));
+    let standing = |job: &Job| -> Vec<_> {
+        HeldKey::of(job)
+            .map(|key| (key.lease_id.bits(), key.standing))
+            .collect()
+    };
+    assert_eq!(standing(&job), [(7, Standing::Current)]);
+    job.cancel = Some(crate::job::CancelRequest {
+        time: time(1),
+        terminal_at: time(2),
+        reason: String::new(),
+    });
+    assert_eq!(standing(&job), [(7, Standing::CancelRequested)]);
+    job.unreleased
+        .extend(job.lease.take().map(|lease| lease.slot));
+    assert_eq!(standing(&job), [(7, Standing::Over)]);
+    job.unreleased.clear();
+    assert_eq!(standing(&job), []);
+}
+
 proptest! {
     #[test]
     fn held_members_round_trip_under_their_prefixes(
         replica in "[a-z-]{1,9}", session in "[a-z-]{1,9}", tenant in "[a-z-]{1,9}",
-        lease: u128, job in "[a-z@:\\[\\]-]{1,9}",
+        lease: u128, job in "[a-z@:\\[\\]-]{1,9}", standing in 0_usize..3,
     ) {
         let key = HeldKey {
             replica: ReplicaId::from_trusted(&replica),
             session: SessionId::from_trusted(&session),
+            standing: [Standing::Current, Standing::CancelRequested, Standing::Over][standing],
             tenant: TenantId::from_trusted(&tenant),
             lease_id: LeaseId::new(lease),
             job_id: JobId::from_trusted(&job),
