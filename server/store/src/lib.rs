@@ -6,7 +6,10 @@
 mod batch;
 pub mod codec;
 mod contract;
+pub mod embedded;
 mod error;
+pub mod gcra;
+pub mod validate;
 
 pub use batch::{Batch, CommitId, Committed, Precondition, Rate, Write};
 pub use contract::{

@@ -1,0 +1,317 @@
+//! Measures the embedded engine with the commits of a job's life, for the figures in ADR 1.
+//!
+//! ```text
+//! store_figures load DIRECTORY [JOBS] [COMMITTERS] [KEEP]   submit and finish jobs, delete beyond KEEP
+//! store_figures memory [JOBS] [COMMITTERS]                  the same without a disk
+//! store_figures reopen DIRECTORY                            open, read one record, close
+//! store_figures crash DIRECTORY [IDLE_MS]                   load a little, wait, die without closing
+//! ```
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stdout,
+    reason = "a program for people at a terminal"
+)]
+
+use std::fmt::Write as _;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use coretex_core::time::{Clock, Timestamp};
+use coretex_store::embedded::{EmbeddedOptions, EmbeddedStore, GroupObserver, GroupReport};
+use coretex_store::{Batch, CommitId, Durability, Key, Precondition, Range, Shard, Store, Write};
+
+const SHARD: Shard = Shard::Data(0);
+
+#[derive(Debug)]
+struct WallClock;
+
+impl Clock for WallClock {
+    fn now(&self) -> Timestamp {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+        Timestamp::from_micros(since.as_micros() as u64)
+    }
+}
+
+#[derive(Debug, Default)]
+struct Groups {
+    groups: AtomicU64,
+    commits: AtomicU64,
+}
+
+impl GroupObserver for Groups {
+    fn group(&self, report: GroupReport) {
+        self.groups.fetch_add(1, Ordering::Relaxed);
+        self.commits
+            .fetch_add(report.commits as u64, Ordering::Relaxed);
+    }
+}
+
+/// A number that looks random, the same for the same input.
+fn mix(mut n: u64) -> u64 {
+    n = (n ^ (n >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    n = (n ^ (n >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    n ^ (n >> 31)
+}
+
+fn commit_id(job: u64, step: u64) -> CommitId {
+    CommitId((u128::from(mix(job * 4 + step)) << 64) | u128::from(mix(job * 4 + step + 7777)))
+}
+
+/// The names of one job: ids grow with time, as UUIDs of version 7 do.
+struct Job {
+    number: u64,
+    id: [u8; 16],
+}
+
+impl Job {
+    fn new(number: u64) -> Self {
+        let mut id = [0; 16];
+        id[..8].copy_from_slice(&(1_700_000_000_000_000 + number * 125).to_be_bytes());
+        id[8..].copy_from_slice(&mix(number).to_be_bytes());
+        Self { number, id }
+    }
+
+    fn key(&self) -> Key {
+        [b"job/acme/".as_slice(), &self.id].concat().into()
+    }
+
+    fn idempotency(&self) -> Key {
+        let mut hash = [0; 32];
+        for part in 0..4 {
+            let word = mix(self.number * 4 + part).to_be_bytes();
+            hash[part as usize * 8..][..8].copy_from_slice(&word);
+        }
+        [b"idem/acme/".as_slice(), &hash].concat().into()
+    }
+
+    fn ready(&self) -> Bytes {
+        [b"\x02".as_slice(), &self.id].concat().into()
+    }
+
+    fn due(&self) -> Bytes {
+        [self.id.as_slice(), b"deadline"].concat().into()
+    }
+
+    fn submit(&self) -> Batch {
+        let id = || Bytes::copy_from_slice(&self.id);
+        let mut batch = Batch::new(SHARD, commit_id(self.number, 0));
+        batch.create(self.key(), Bytes::from(vec![b'j'; 600]));
+        batch.preconditions.push(Precondition::Absent {
+            key: self.idempotency(),
+        });
+        batch.preconditions.push(Precondition::SizeBelow {
+            index: Bytes::from_static(b"open/acme"),
+            limit: 100_000,
+            name_holders: 0,
+        });
+        batch.writes.push(Write::Put {
+            key: self.idempotency(),
+            value: Bytes::from(vec![b'i'; 48]),
+            ttl: Some(Duration::from_secs(600)),
+        });
+        batch
+            .add("all/acme".into(), id())
+            .add("open/acme".into(), id())
+            .add("topic/acme/job.work".into(), id())
+            .add("held/replica-1/session-1".into(), self.ready())
+            .add("due".into(), self.due())
+            .append(Bytes::from(vec![b'e'; 100]));
+        batch
+    }
+
+    fn finish(&self) -> Batch {
+        let id = || Bytes::copy_from_slice(&self.id);
+        let mut batch = Batch::new(SHARD, commit_id(self.number, 1));
+        batch.replace(self.key(), 1, Bytes::from(vec![b'k'; 800]));
+        batch
+            .remove("open/acme".into(), id())
+            .remove("held/replica-1/session-1".into(), self.ready())
+            .remove("due".into(), self.due())
+            .add("ended/acme".into(), id())
+            .append(Bytes::from(vec![b'f'; 100]));
+        batch
+    }
+
+    fn retire(&self) -> Batch {
+        let id = || Bytes::copy_from_slice(&self.id);
+        let mut batch = Batch::new(SHARD, commit_id(self.number, 2));
+        batch.delete(self.key(), 2);
+        batch
+            .remove("all/acme".into(), id())
+            .remove("topic/acme/job.work".into(), id())
+            .remove("ended/acme".into(), id());
+        batch
+    }
+}
+
+/// Microseconds of processor time of this process so far.
+fn cpu_micros() -> u64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+    let ticks: u64 = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
+    ticks * 10_000
+}
+
+fn status(field: &str) -> String {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find(|line| line.starts_with(field)).unwrap();
+    line.split_whitespace().skip(1).collect::<Vec<_>>().join(" ")
+}
+
+fn fsync_p50(directory: &Path) -> Duration {
+    use std::os::unix::fs::FileExt;
+    let path = directory.join("fsync.probe");
+    let file = std::fs::File::create(&path).unwrap();
+    file.set_len(64 << 20).unwrap();
+    file.sync_all().unwrap();
+    let mut took: Vec<Duration> = (0..300)
+        .map(|round| {
+            file.write_all_at(&[round as u8; 65_536], (round * 7 % 1000) * 65_536)
+                .unwrap();
+            let start = Instant::now();
+            file.sync_data().unwrap();
+            start.elapsed()
+        })
+        .collect();
+    std::fs::remove_file(path).unwrap();
+    took.sort();
+    took[took.len() / 2]
+}
+
+fn options(path: Option<&Path>, groups: Arc<Groups>) -> EmbeddedOptions {
+    let clock = Arc::new(WallClock);
+    let mut options = match path {
+        Some(path) => EmbeddedOptions::directory(path, clock, 1),
+        None => EmbeddedOptions::memory(clock, 1),
+    };
+    if std::env::var_os("STORE_ASYNC").is_some() && path.is_some() {
+        options.durability = Durability::Async;
+    }
+    options.observer = Some(groups);
+    options.on_repair = Some(Arc::new(|progress| {
+        println!(
+            "  verifying {} MiB: {:.0} %",
+            progress.file_bytes >> 20,
+            progress.fraction * 100.0
+        );
+    }));
+    options
+}
+
+async fn load(store: &Arc<EmbeddedStore>, from: u64, jobs: u64, committers: u64, keep: u64) {
+    let next = Arc::new(AtomicU64::new(from));
+    let mut tasks = Vec::new();
+    for _ in 0..committers {
+        let (store, next) = (store.clone(), next.clone());
+        tasks.push(tokio::spawn(async move {
+            loop {
+                let number = next.fetch_add(1, Ordering::Relaxed);
+                if number >= from + jobs {
+                    break;
+                }
+                let job = Job::new(number);
+                store.commit(job.submit()).await.unwrap();
+                store.commit(job.finish()).await.unwrap();
+                if number >= keep {
+                    store.commit(Job::new(number - keep).retire()).await.unwrap();
+                }
+            }
+        }));
+    }
+    for task in tasks {
+        task.await.unwrap();
+    }
+}
+
+async fn measure(store: Arc<EmbeddedStore>, groups: Arc<Groups>, jobs: u64, committers: u64, keep: u64) {
+    let existing = store
+        .count(SHARD, &Range::all("all/acme"), u64::MAX)
+        .await
+        .unwrap()
+        .value;
+    let first = if existing == 0 { 0 } else { 1_000_000_000 };
+    let steps = 10.min(jobs);
+    for step in 0..steps {
+        let part = jobs / steps;
+        let (start, cpu, written) = (Instant::now(), cpu_micros(), store.bytes_written());
+        let commits_before = groups.commits.load(Ordering::Relaxed);
+        let groups_before = groups.groups.load(Ordering::Relaxed);
+        load(&store, first + step * part, part, committers, first + keep).await;
+        let commits = groups.commits.load(Ordering::Relaxed) - commits_before;
+        let group_count = groups.groups.load(Ordering::Relaxed) - groups_before;
+        let seconds = start.elapsed().as_secs_f64();
+        let usage = store.usage().await.unwrap();
+        let all = store
+            .count(SHARD, &Range::all("all/acme"), u64::MAX)
+            .await
+            .unwrap()
+            .value;
+        let mut line = String::new();
+        write!(
+            line,
+            "{all:>8} jobs kept, {:>6.0} commits/s, {:>5.1} us cpu/commit, {:>5.1} commits/group, \
+             {:>6.0} bytes written/commit, {:>5.0} bytes of file/job, rss {}",
+            commits as f64 / seconds,
+            (cpu_micros() - cpu) as f64 / commits as f64,
+            commits as f64 / group_count as f64,
+            (store.bytes_written() - written) as f64 / commits as f64,
+            usage.bytes as f64 / all.max(1) as f64,
+            status("VmRSS"),
+        )
+        .unwrap();
+        println!("{line}");
+    }
+}
+
+#[tokio::main(flavor = "multi_thread", worker_threads = 2)]
+async fn main() {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let number = |position: usize, default: u64| {
+        args.get(position)
+            .map_or(default, |text| text.parse().expect("a number"))
+    };
+    let groups = Arc::new(Groups::default());
+    match args.first().map(String::as_str) {
+        Some("load") => {
+            let path = Path::new(&args[1]);
+            std::fs::create_dir_all(path).unwrap();
+            println!("fsync p50 of 64 KiB: {:?}", fsync_p50(path));
+            let store = EmbeddedStore::open(options(Some(path), groups.clone())).unwrap();
+            let store = Arc::new(store);
+            let (jobs, committers) = (number(2, 100_000), number(3, 64));
+            measure(store.clone(), groups, jobs, committers, number(4, u64::MAX / 4)).await;
+            let start = Instant::now();
+            store.close(Duration::from_secs(60)).await;
+            println!("closed in {:?}", start.elapsed());
+        }
+        Some("memory") => {
+            let store = Arc::new(EmbeddedStore::open(options(None, groups.clone())).unwrap());
+            measure(store, groups, number(1, 100_000), number(2, 64), u64::MAX / 4).await;
+        }
+        Some("reopen") => {
+            let start = Instant::now();
+            let store = EmbeddedStore::open(options(Some(Path::new(&args[1])), groups)).unwrap();
+            println!("opened in {:?}", start.elapsed());
+            let start = Instant::now();
+            let record = store.get(SHARD, &[Job::new(5).key()]).await.unwrap();
+            println!("read {} in {:?}", record.value.len(), start.elapsed());
+            let start = Instant::now();
+            store.close(Duration::from_secs(60)).await;
+            println!("closed in {:?}, rss {}", start.elapsed(), status("VmRSS"));
+        }
+        Some("crash") => {
+            let store = EmbeddedStore::open(options(Some(Path::new(&args[1])), groups)).unwrap();
+            let store = Arc::new(store);
+            load(&store, 2_000_000_000 + cpu_micros(), 1_000, 64, u64::MAX / 4).await;
+            tokio::time::sleep(Duration::from_millis(number(2, 0))).await;
+            // As kill -9 would: nothing is dropped, nothing is closed.
+            std::process::abort();
+        }
+        _ => println!("see the comment at the top of this program"),
+    }
+}
