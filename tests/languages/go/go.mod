@@ -1,4 +1,4 @@
-module coretex.test/languages
+module coretex.dev/gen
 
 go 1.26.0
 
