@@ -3,11 +3,28 @@
 //! One module a noun. [`Engine`] is the facade that the API layer calls.
 
 mod access;
+mod commits;
+mod dispatch;
+mod engine;
 mod error;
 mod filter;
+mod jobs;
+mod kernel;
+mod keyspace;
+mod replicas;
+mod sessions;
+mod sweeper;
+mod system;
+mod telemetry;
+mod time;
+mod timers;
 mod types;
+mod waiters;
 
 pub use access::{ApiKey, Caller, DEFAULT_TENANT, NewApiKey, Role, SYSTEM_TENANT, grants};
+pub use engine::{Engine, EngineOptions, Limits, Retention, Timing};
 pub use error::{Error, Noun, Result, Violation};
 pub use filter::JobFilter;
+pub use kernel::{AllowAll, Facts, Kernel, KernelTrouble};
+pub use sessions::{MAX_TOPICS, Session};
 pub use types::*;

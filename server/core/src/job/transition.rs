@@ -10,9 +10,9 @@ use super::clock::{self, Due};
 use super::history::{AttemptEnd, AttemptRecord, EventType, JobEvent, Ring};
 use super::{
     CancelRequest, Job, JobError, JobSpec, JobState, Lease, Progress, ScheduledFor, Slot,
-    WorkerLossPolicy,
 };
 use crate::id::{JobId, LeaseId, PoolName, ReplicaId, SessionId, TenantId, WorkerId};
+use crate::lease::{AfterLoss, after_loss};
 use crate::payload::Payload;
 use crate::policy::{Decision, JobDecision};
 use crate::retry::next_attempt;
@@ -531,8 +531,10 @@ fn answer_for_old_attempt(
     {
         attempt = record.attempt;
         worker_id = Some(record.worker_id.clone());
-        late = is_result && !record.late_result;
-        record.late_result |= is_result;
+        // A result sent twice because its acknowledgement was lost is not late.
+        let taken_away = matches!(record.end, Some(AttemptEnd::Lost | AttemptEnd::TimedOut));
+        late = is_result && !record.late_result && (freed || taken_away);
+        record.late_result |= late;
     }
     if !freed && !late {
         return Err(Refusal::NotCurrent);
@@ -919,9 +921,9 @@ impl Job {
             self.end(JobState::Cancelled, EventType::Cancelled, note, now);
             return;
         }
-        let again = self.spec.on_worker_loss == WorkerLossPolicy::Retry
-            && self.redispatches < self.spec.max_redispatch;
-        if again {
+        let fate =
+            after_loss(self.spec.on_worker_loss, self.redispatches, self.spec.max_redispatch);
+        if fate == AfterLoss::Requeue {
             self.redispatches = self.redispatches.saturating_add(1);
             self.wait(now);
             self.record(EventType::WorkerLost, Some(from), now, note);

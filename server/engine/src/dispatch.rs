@@ -1,0 +1,248 @@
+//! Which worker gets which job: this replica's view of its workers and queues, the fast path for an
+//! empty queue, and the claim loop for the rest.
+//!
+//! [`state`] is the view, behind one lock that is never held across I/O. [`claims`] reads queues
+//! and commits claims. What is decided about placement is in `coretex_core::placement`.
+
+pub(crate) mod claims;
+pub(crate) mod queue;
+pub(crate) mod state;
+
+use std::sync::Arc;
+
+use coretex_core::id::{LeaseId, PoolName, SessionId, WorkerId};
+use coretex_core::job::Job;
+use coretex_core::job::transition::{Trigger, apply};
+use coretex_core::lease::ASSIGNMENT_VALID;
+use parking_lot::{Mutex, MutexGuard};
+use tokio::sync::Notify;
+
+use crate::commits::Loaded;
+use crate::engine::Engine;
+use crate::keyspace;
+use crate::types::{AttemptRef, ToWorker};
+use state::{Slot, State};
+
+/// This replica's view of its workers and queues.
+#[derive(Debug, Default)]
+pub(crate) struct Dispatcher {
+    state: Mutex<State>,
+    wake: Notify,
+}
+
+impl Dispatcher {
+    /// The view. Never held across an await.
+    pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock()
+    }
+
+    /// Makes the claim loop look again.
+    pub(crate) fn wake(&self) {
+        self.wake.notify_one();
+    }
+
+    /// Waits for a wake.
+    pub(crate) async fn woken(&self) {
+        self.wake.notified().await;
+    }
+}
+
+/// A slot that is taken in memory while its commit is under way. Freed when dropped.
+#[derive(Debug)]
+pub(crate) struct Reservation {
+    engine: Engine,
+    pub(crate) session: SessionId,
+    pub(crate) worker_id: WorkerId,
+    pub(crate) pool: PoolName,
+}
+
+impl Reservation {
+    pub(crate) fn new(
+        engine: &Engine,
+        session: SessionId,
+        worker: WorkerId,
+        pool: PoolName,
+    ) -> Self {
+        Self {
+            engine: engine.clone(),
+            session,
+            worker_id: worker,
+            pool,
+        }
+    }
+
+    /// The trigger that hands a job to the reserved worker.
+    pub(crate) fn trigger(&self) -> Trigger {
+        Trigger::Dispatch {
+            lease_id: LeaseId::new(self.engine.ids().random()),
+            replica: self.engine.replica().clone(),
+            session: self.session.clone(),
+            worker_id: self.worker_id.clone(),
+            pool: self.pool.clone(),
+        }
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        self.engine.dispatcher().lock().release(&self.session);
+        self.engine.dispatcher().wake();
+    }
+}
+
+impl Engine {
+    /// The fast path: takes a slot for a new job, unless anything waits that the slot should go to
+    /// first.
+    pub(crate) fn reserve_for_new(&self, job: &Job) -> Option<Reservation> {
+        if self.is_draining() || !job.is_ready() {
+            return None;
+        }
+        let now = self.tick();
+        let needs = keyspace::needs(job);
+        let (session, worker, pool) = self.dispatcher().lock().reserve_fast(&needs, now)?;
+        Some(Reservation::new(self, session, worker, pool))
+    }
+
+    /// Sends a committed dispatch to its worker.
+    pub(crate) async fn hand_out(&self, after: &Loaded, whole: Arc<Job>, reservation: Reservation) {
+        let Some(lease) = &after.job.lease else {
+            return;
+        };
+        let attempt = AttemptRef {
+            tenant: after.job.tenant.clone(),
+            job_id: after.job.id.clone(),
+            attempt: lease.slot.attempt,
+            lease_id: lease.slot.lease_id,
+        };
+        crate::telemetry::dispatched(lease.dispatch_time.since(after.job.eligible_time));
+        let fresh = self.now().since(lease.dispatch_time) < ASSIGNMENT_VALID;
+        let message = ToWorker::Assignment {
+            job: whole,
+            attempt,
+            valid_for: ASSIGNMENT_VALID,
+            time_limit: lease.timeout_at.since(lease.dispatch_time),
+        };
+        let sent = fresh && self.tell(&reservation.session, message);
+        drop(reservation);
+        if !sent {
+            // Nobody has seen this attempt, so it is given back, not lost.
+            let lease_id = lease.slot.lease_id;
+            let reason = "the worker left before the assignment was sent";
+            let given_back = self
+                .change(
+                    &after.job.tenant,
+                    &after.job.id,
+                    Some(after.clone()),
+                    |job, now| {
+                        apply(
+                            job,
+                            Trigger::Returned {
+                                lease_id,
+                                reason: reason.to_owned(),
+                            },
+                            now,
+                        )
+                    },
+                )
+                .await;
+            if let Err(error) = given_back {
+                // The periodic comparison of slots and held index finds it.
+                tracing::warn!(%error, job_id = %after.job.id, "unsent assignment not given back yet");
+            }
+        }
+    }
+
+    /// Sends to a session; false when it is gone. One that does not read is closed.
+    pub(crate) fn tell(&self, session: &SessionId, message: ToWorker) -> bool {
+        let mut state = self.dispatcher().lock();
+        let Some(found) = state.sessions.get(session) else {
+            return false;
+        };
+        if found.sender.try_send(message).is_ok() {
+            return true;
+        }
+        tracing::warn!(%session, worker_id = %found.worker_id, "worker does not read; closing its session");
+        state.close(session, "the worker does not read what it is sent");
+        drop(state);
+        self.sweep_bell().notify_one();
+        false
+    }
+
+    /// Takes over what a written job says of this replica's slots.
+    pub(crate) fn update_slots(&self, before: Option<&Job>, after: &Loaded) {
+        let job = &after.job;
+        let mine = |slot: &&coretex_core::job::Slot| slot.replica == *self.replica();
+        if before.is_none_or(|job| job.slots().next().is_none()) && job.slots().next().is_none() {
+            return;
+        }
+        let mut freed = false;
+        let mut state = self.dispatcher().lock();
+        for slot in before.into_iter().flat_map(Job::slots).filter(mine) {
+            let stays = job
+                .slots()
+                .filter(mine)
+                .any(|after| after.lease_id == slot.lease_id);
+            if !stays {
+                freed |= state.remove_slot(slot.lease_id);
+            }
+        }
+        for slot in job.slots().filter(mine) {
+            let current = job.holds(slot.lease_id).then(|| after.clone());
+            state.put_slot(
+                slot.lease_id,
+                slot.session.clone(),
+                || Slot::new(job, slot),
+                current,
+            );
+        }
+        drop(state);
+        if freed {
+            self.dispatcher().wake();
+        }
+    }
+
+    /// Frees what a deleted job still occupies.
+    pub(crate) fn forget_slots(&self, job: &Job) {
+        let mut state = self.dispatcher().lock();
+        for slot in job.slots() {
+            state.remove_slot(slot.lease_id);
+        }
+        drop(state);
+        self.dispatcher().wake();
+    }
+
+    /// Counts a job that is about to become ready, so that no newcomer overtakes it.
+    pub(crate) fn before_write(&self, before: Option<&Job>, after: &Job) {
+        if after.is_ready() && !before.is_some_and(Job::is_ready) {
+            self.dispatcher().lock().begin_add(&after.spec.topic);
+        }
+    }
+
+    /// The other half of [`Self::before_write`] for a commit that was not acknowledged.
+    pub(crate) fn write_failed(
+        &self,
+        before: Option<&Job>,
+        after: &Job,
+        error: &coretex_store::CommitError,
+    ) {
+        if after.is_ready() && !before.is_some_and(Job::is_ready) {
+            self.dispatcher().lock().end_add(&after.spec.topic, None);
+        }
+        if error.outcome_unknown() {
+            tracing::warn!(job_id = %after.id, %error, "commit outcome unknown");
+        }
+    }
+
+    /// The other half of [`Self::before_write`]: the job waits now.
+    pub(crate) fn became_ready(&self, job: &Job) {
+        let topic = &job.spec.topic;
+        let has_workers = self
+            .dispatcher()
+            .lock()
+            .end_add(topic, Some((keyspace::ready_key(job), job)));
+        if has_workers {
+            self.dispatcher().wake();
+        }
+        self.ring(coretex_bus::subject::ready(topic.as_str()));
+    }
+}

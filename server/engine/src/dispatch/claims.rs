@@ -1,0 +1,345 @@
+//! The claim loop: reads queues and commits claims for free slots.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use coretex_core::id::{TenantId, Topic};
+use coretex_core::job::transition::{Trigger, apply};
+use coretex_core::placement::Shape;
+use coretex_core::queue::{REREAD_EVERY, ReadyKey, after_shape, shape_prefix};
+use coretex_store::{CommitError, Order, Range, prefix_end};
+use futures::StreamExt;
+
+use super::Reservation;
+use super::queue::{Group, MAX_GROUPS, READ_AHEAD};
+use super::state::{Picked, sample_of};
+use crate::commits::{Extras, Loaded};
+use crate::engine::Engine;
+use crate::{Result, kernel, keyspace, telemetry};
+
+/// The most claims of one round: as many as the store commits in one group.
+const BLOCK: usize = 128;
+
+type Groups = BTreeMap<(TenantId, Shape), Group>;
+
+impl Engine {
+    /// Serves the queues until the engine stops.
+    pub(crate) async fn run_claims(self) {
+        let mut reread = tokio::time::interval(REREAD_EVERY);
+        reread.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                () = self.dispatcher().woken() => {}
+                _ = reread.tick() => self.dispatcher().lock().distrust_queues(),
+            }
+            while self.claim_round().await {}
+        }
+    }
+
+    /// One round; true when there may be more to do at once.
+    async fn claim_round(&self) -> bool {
+        let topics = self.dispatcher().lock().queues_to_read(self.tick());
+        for topic in &topics {
+            let found = match self.read_queue(topic).await {
+                Ok(found) => Some(found),
+                Err(error) => {
+                    tracing::warn!(%error, %topic, "queue not read; trying again within a second");
+                    None
+                }
+            };
+            let failed = found.is_none();
+            if let Some(queue) = self.dispatcher().lock().queues.get_mut(topic) {
+                queue.finish_read(found);
+                // The next tick asks again; without this a failing store would be asked at once.
+                queue.stale &= !failed;
+            }
+        }
+        let picked = self.dispatcher().lock().pick(BLOCK);
+        if picked.is_empty() {
+            return false;
+        }
+        let names: Vec<_> = picked
+            .iter()
+            .map(|one| (one.key.tenant.clone(), one.key.job_id.clone()))
+            .collect();
+        let loaded = match self.load_all(&names).await {
+            Ok(loaded) => loaded,
+            Err(error) => {
+                tracing::warn!(%error, "waiting jobs not read");
+                names.iter().map(|_| None).collect()
+            }
+        };
+        for (picked, loaded) in picked.into_iter().zip(loaded) {
+            let Picked {
+                key,
+                session,
+                worker_id,
+                pool,
+            } = picked;
+            let reservation = Reservation::new(self, session, worker_id, pool);
+            let engine = self.clone();
+            self.spawn_work(async move {
+                if let Some(loaded) = loaded.filter(|loaded| loaded.job.is_ready()) {
+                    engine.claim(loaded, reservation).await;
+                }
+                engine.dispatcher().lock().claimed(&key.tenant, &key.job_id);
+            });
+        }
+        true
+    }
+
+    /// Commits one claim and hands the job out. A lost one is dropped: somebody else has changed
+    /// the job, and if it still waits, the next read finds it.
+    async fn claim(&self, loaded: Loaded, reservation: Reservation) {
+        let now = self.now();
+        let snapshot = self.kernel().snapshot();
+        let mut job = loaded.job.as_ref().clone();
+        let current = job
+            .decision
+            .as_ref()
+            .is_some_and(|decision| decision.policy_snapshot == snapshot);
+        if !current {
+            let verdict = kernel::verdict(
+                self.kernel(),
+                kernel::facts_of(&job, now),
+                job.judge_failures,
+            );
+            let trigger = match verdict {
+                coretex_core::job::transition::Verdict::Decided(decision) => {
+                    Trigger::Judged { decision }
+                }
+                coretex_core::job::transition::Verdict::Unavailable { again_at, reason } => {
+                    Trigger::JudgeUnavailable { again_at, reason }
+                }
+            };
+            match apply(&job, trigger, now) {
+                Ok(transition) => job = transition.job,
+                Err(refusal) => {
+                    tracing::error!(%refusal, job_id = %job.id, "verdict not applied");
+                    return;
+                }
+            }
+        }
+        let dispatched = if job.is_ready() {
+            match apply(&job, reservation.trigger(), now) {
+                Ok(transition) => transition.job,
+                Err(refusal) => {
+                    tracing::error!(%refusal, job_id = %job.id, "claim not applied");
+                    return;
+                }
+            }
+        } else {
+            job
+        };
+        let extras = Extras {
+            snapshot: Some(snapshot),
+            ..Extras::default()
+        };
+        match self.write(Some(&loaded), dispatched, extras).await {
+            Ok(after) if after.job.lease.is_some() => match self.join_payloads(&after.job).await {
+                Ok(whole) => self.hand_out(&after, whole, reservation).await,
+                Err(error) => {
+                    tracing::error!(%error, job_id = %after.job.id, "input not readable");
+                    self.fail_unreadable(&after).await;
+                }
+            },
+            // The verdict under the new snapshot was not to run it.
+            Ok(_) => {}
+            Err(CommitError::Conflict { .. } | CommitError::PointerMoved { .. }) => {
+                telemetry::claim_lost();
+            }
+            Err(error) => tracing::warn!(%error, job_id = %loaded.job.id, "claim not committed"),
+        }
+    }
+
+    /// Reads the heads of a queue: skips from group to group, so that groups that nobody can serve
+    /// cost one step each and not one a job.
+    async fn read_queue(&self, topic: &Topic) -> Result<(Groups, bool)> {
+        let prefix = keyspace::queue_prefix(topic);
+        let end = prefix_end(&prefix).map(Into::into);
+        let mut start = prefix.clone();
+        let mut groups: BTreeMap<(TenantId, Shape), (VecDeque<ReadyKey>, bool)> = BTreeMap::new();
+        let mut more_groups = false;
+        loop {
+            let range = Range {
+                index: keyspace::READY,
+                start: start.clone().into(),
+                end: end.clone(),
+            };
+            let read = self
+                .store()
+                .range(self.shard(), &[range], READ_AHEAD, Order::Ascending)
+                .await?;
+            self.observe(read.time);
+            let members = read.value.into_iter().next().unwrap_or_default();
+            let full = members.len() == READ_AHEAD;
+            let mut last = None;
+            for member in &members {
+                let Some((_, key)) = keyspace::parse_ready(member) else {
+                    tracing::error!("malformed member in the ready index");
+                    telemetry::bug("ready_member");
+                    continue;
+                };
+                let name = (key.tenant.clone(), key.shape);
+                last = Some(name.clone());
+                groups.entry(name).or_default().0.push_back(key);
+            }
+            let Some((tenant, shape)) = last.filter(|_| full) else {
+                break;
+            };
+            if let Some(group) = groups.get_mut(&(tenant.clone(), shape)) {
+                group.1 = true;
+            }
+            if groups.len() >= MAX_GROUPS {
+                more_groups = true;
+                break;
+            }
+            start = [prefix.as_slice(), &after_shape(&tenant, shape)].concat();
+        }
+        self.top_up(topic, &mut groups).await?;
+        self.with_samples(groups)
+            .await
+            .map(|groups| (groups, more_groups))
+    }
+
+    /// A group whose first keys ended a page has only the rest of that page; reads it anew, full.
+    async fn top_up(
+        &self,
+        topic: &Topic,
+        groups: &mut BTreeMap<(TenantId, Shape), (VecDeque<ReadyKey>, bool)>,
+    ) -> Result<()> {
+        let short: Vec<_> = groups
+            .iter()
+            .filter(|(_, (keys, more))| *more && keys.len() < READ_AHEAD)
+            .map(|(name, _)| name.clone())
+            .collect();
+        for name in short {
+            let prefix = [keyspace::queue_prefix(topic), shape_prefix(&name.0, name.1)].concat();
+            let range = Range::prefix(keyspace::READY, &prefix);
+            let read = self
+                .store()
+                .range(self.shard(), &[range], READ_AHEAD, Order::Ascending)
+                .await?;
+            let members = read.value.into_iter().next().unwrap_or_default();
+            let more = members.len() == READ_AHEAD;
+            let keys = members
+                .iter()
+                .filter_map(|member| keyspace::parse_ready(member).map(|(_, key)| key))
+                .collect();
+            groups.insert(name, (keys, more));
+        }
+        Ok(())
+    }
+
+    /// Gives each group a job that stands for it; a group whose jobs have all gone is dropped.
+    async fn with_samples(
+        &self,
+        groups: BTreeMap<(TenantId, Shape), (VecDeque<ReadyKey>, bool)>,
+    ) -> Result<Groups> {
+        let names: Vec<_> = groups
+            .values()
+            .filter_map(|(keys, _)| keys.front())
+            .map(|key| (key.tenant.clone(), key.job_id.clone()))
+            .collect();
+        let mut samples = self.load_all(&names).await?.into_iter();
+        let mut found = Groups::new();
+        for (name, (mut keys, more)) in groups {
+            if keys.is_empty() {
+                continue;
+            }
+            let mut sample = samples.next().flatten();
+            while sample.is_none() {
+                // The first has been deleted since; try the next.
+                keys.pop_front();
+                let Some(key) = keys.front() else { break };
+                sample = self.load(&key.tenant, &key.job_id).await.ok();
+            }
+            if let Some(loaded) = sample {
+                found.insert(
+                    name,
+                    Group {
+                        keys,
+                        more,
+                        sample: sample_of(&loaded.job),
+                    },
+                );
+            }
+        }
+        Ok(found)
+    }
+
+    /// Ends a job whose stored input cannot be read: no worker will ever get it.
+    async fn fail_unreadable(&self, after: &Loaded) {
+        let Some(lease_id) = after.job.lease.as_ref().map(|lease| lease.slot.lease_id) else {
+            return;
+        };
+        let error = coretex_core::job::JobError::platform(
+            "input_unreadable",
+            "the stored input of the job is damaged",
+        );
+        let outcome = coretex_core::job::transition::Outcome::Failed { error };
+        let changed = self
+            .change(
+                &after.job.tenant,
+                &after.job.id,
+                Some(after.clone()),
+                |job, now| {
+                    let trigger = Trigger::Finished {
+                        lease_id,
+                        outcome: outcome.clone(),
+                        artifact_ids: Vec::new(),
+                        started_at: None,
+                        fraction: 0.0,
+                    };
+                    apply(job, trigger, now)
+                },
+            )
+            .await;
+        if let Err(error) = changed {
+            tracing::error!(%error, job_id = %after.job.id, "job with unreadable input not ended");
+        }
+    }
+
+    /// Listens to the other replicas' doorbells.
+    pub(crate) async fn run_doorbells(self) {
+        loop {
+            match self.bus().subscribe("coretex.ready.>", None).await {
+                Ok(mut subscription) => {
+                    while let Some(message) = subscription.next().await {
+                        if message.payload.as_ref() == self.replica().as_bytes() {
+                            continue;
+                        }
+                        let Some(queue) = coretex_bus::subject::queue_of(&message.subject) else {
+                            continue;
+                        };
+                        self.queue_rang(&queue);
+                    }
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "doorbells not heard; queues are read every second")
+                }
+            }
+            tokio::time::sleep(REREAD_EVERY).await;
+        }
+    }
+
+    fn queue_rang(&self, topic: &str) {
+        let mut state = self.dispatcher().lock();
+        if let Some(queue) = state.queues.get_mut(&Topic::from_trusted(topic)) {
+            queue.guard.added();
+            queue.stale = true;
+            drop(state);
+            self.dispatcher().wake();
+        }
+    }
+
+    /// Runs changes of many jobs, a bounded number at a time.
+    pub(crate) async fn for_each_bounded<T, F>(&self, items: Vec<T>, work: impl Fn(T) -> F)
+    where
+        F: Future<Output = ()>,
+    {
+        futures::stream::iter(items.into_iter().map(work))
+            .buffer_unordered(BLOCK)
+            .collect::<()>()
+            .await;
+    }
+}

@@ -1,0 +1,149 @@
+//! What this replica knows of one queue: the first jobs of each group of like jobs, and whether
+//! there are more.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use coretex_core::id::TenantId;
+use coretex_core::job::Job;
+use coretex_core::lease::Tick;
+use coretex_core::placement::Shape;
+use coretex_core::queue::{QueueGuard, ReadToken, ReadyKey};
+
+/// The most keys of one group that are held in memory.
+pub(crate) const READ_AHEAD: usize = 256;
+/// The most groups of one queue that are looked at in one round.
+pub(crate) const MAX_GROUPS: usize = 1_024;
+
+/// Jobs of one tenant that need the same of a worker. The first of them stands for all.
+#[derive(Debug)]
+pub(crate) struct Group {
+    /// In serving order.
+    pub(crate) keys: VecDeque<ReadyKey>,
+    /// The store holds more that come after the last of `keys`.
+    pub(crate) more: bool,
+    /// One of the jobs, for what they need; without payloads.
+    pub(crate) sample: Arc<Job>,
+}
+
+impl Group {
+    fn insert(&mut self, key: ReadyKey) {
+        let place = self
+            .keys
+            .partition_point(|held| held.serving_order(&key).is_lt());
+        if place == self.keys.len() && self.more {
+            return;
+        }
+        if self
+            .keys
+            .get(place)
+            .is_some_and(|held| held.serving_order(&key).is_eq())
+        {
+            return;
+        }
+        self.keys.insert(place, key);
+        if self.keys.len() > READ_AHEAD {
+            self.keys.pop_back();
+            self.more = true;
+        }
+    }
+}
+
+/// A queue: the waiting jobs of one topic.
+#[derive(Debug, Default)]
+pub(crate) struct Queue {
+    pub(crate) guard: QueueGuard,
+    pub(crate) groups: BTreeMap<(TenantId, Shape), Group>,
+    /// A read is wanted.
+    pub(crate) stale: bool,
+    /// A read is under way; what is added meanwhile is kept to be merged.
+    reading: Option<(ReadToken, Vec<(ReadyKey, Arc<Job>)>)>,
+    /// There are more groups than were read.
+    pub(crate) more_groups: bool,
+}
+
+impl Queue {
+    /// A queue about which nothing is known yet.
+    pub(crate) fn unknown() -> Self {
+        Self {
+            stale: true,
+            ..Self::default()
+        }
+    }
+
+    /// Whether nothing waits, for sure.
+    pub(crate) fn is_known_empty(&self, now: Tick) -> bool {
+        self.groups.is_empty() && self.guard.is_known_empty(now)
+    }
+
+    /// Whether the next round should read the index.
+    pub(crate) fn wants_read(&self) -> bool {
+        self.reading.is_none()
+            && (self.stale
+                || self
+                    .groups
+                    .values()
+                    .any(|group| group.keys.is_empty() && group.more)
+                || (self.more_groups && self.groups.is_empty()))
+    }
+
+    /// Marks a read as under way.
+    pub(crate) fn begin_read(&mut self, now: Tick) {
+        self.stale = false;
+        self.reading = Some((self.guard.begin_read(now), Vec::new()));
+    }
+
+    /// Takes what a read found, or `None` when it failed.
+    pub(crate) fn finish_read(
+        &mut self,
+        found: Option<(BTreeMap<(TenantId, Shape), Group>, bool)>,
+    ) {
+        let Some((token, added)) = self.reading.take() else {
+            return;
+        };
+        let Some((groups, more_groups)) = found else {
+            self.stale = true;
+            return;
+        };
+        self.guard.finish_read(token, groups.is_empty());
+        self.groups = groups;
+        self.more_groups = more_groups;
+        for (key, job) in added {
+            self.insert(key, job);
+        }
+    }
+
+    /// A job of this replica has become ready.
+    pub(crate) fn insert(&mut self, key: ReadyKey, sample: Arc<Job>) {
+        if let Some((_, added)) = &mut self.reading {
+            added.push((key.clone(), Arc::clone(&sample)));
+        }
+        let name = (key.tenant.clone(), key.shape);
+        if let Some(group) = self.groups.get_mut(&name) {
+            group.insert(key);
+        } else if self.groups.len() >= MAX_GROUPS {
+            self.more_groups = true;
+        } else {
+            let keys = VecDeque::from([key]);
+            self.groups.insert(
+                name,
+                Group {
+                    keys,
+                    more: false,
+                    sample,
+                },
+            );
+        }
+    }
+
+    /// Whether a job of this replica becoming ready need be copied for [`Self::insert`].
+    pub(crate) fn needs_sample(&self, key: &ReadyKey) -> bool {
+        self.reading.is_some() || !self.groups.contains_key(&(key.tenant.clone(), key.shape))
+    }
+
+    /// Drops groups that have nothing left.
+    pub(crate) fn tidy(&mut self) {
+        self.groups
+            .retain(|_, group| !group.keys.is_empty() || group.more);
+    }
+}

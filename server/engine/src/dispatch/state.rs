@@ -1,0 +1,465 @@
+//! The view behind the dispatcher's lock: sessions, their slots, and the queues they serve.
+
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use coretex_core::id::{JobId, LeaseId, PoolName, SessionId, TenantId, Topic, WorkerId};
+use coretex_core::job::{Job, Progress};
+use coretex_core::lease::Tick;
+use coretex_core::placement::{Needs, Tenants, WorkerView, choose};
+use coretex_core::queue::ReadyKey;
+use coretex_core::time::Timestamp;
+use tokio::sync::mpsc;
+
+use super::queue::Queue;
+use crate::commits::Loaded;
+use crate::keyspace;
+use crate::types::ToWorker;
+
+/// A connected worker.
+#[derive(Debug)]
+pub(crate) struct SessionState {
+    pub(crate) worker_id: WorkerId,
+    pub(crate) tenant: TenantId,
+    pub(crate) pool: PoolName,
+    pub(crate) topics: Vec<Topic>,
+    pub(crate) capabilities: Vec<String>,
+    pub(crate) labels: BTreeMap<String, String>,
+    /// Tenants whose jobs it gets.
+    pub(crate) serves: Vec<TenantId>,
+    pub(crate) max_parallel: u32,
+    pub(crate) cpu_load: f64,
+    pub(crate) gpu_utilization: f64,
+    /// It said that it takes no more.
+    pub(crate) leaving: bool,
+    /// An operator said that it gets no more.
+    pub(crate) drained: bool,
+    /// Its welcome has been sent; before, it gets nothing.
+    pub(crate) open: bool,
+    pub(crate) sdk: String,
+    pub(crate) connect_time: Timestamp,
+    pub(crate) heartbeat_time: Timestamp,
+    pub(crate) heard: Tick,
+    pub(crate) sender: mpsc::Sender<ToWorker>,
+    pub(crate) leases: HashSet<LeaseId>,
+    pub(crate) reserved: u32,
+}
+
+impl SessionState {
+    pub(crate) fn active(&self) -> u32 {
+        let slots = u32::try_from(self.leases.len()).unwrap_or(u32::MAX);
+        slots.saturating_add(self.reserved)
+    }
+
+    pub(crate) fn has_free_slot(&self) -> bool {
+        self.open && !self.leaving && !self.drained && self.active() < self.max_parallel
+    }
+
+    pub(crate) fn view<'a>(&'a self, session: &'a SessionId) -> WorkerView<'a> {
+        WorkerView {
+            worker_id: &self.worker_id,
+            session,
+            pool: &self.pool,
+            topics: &self.topics,
+            any_topic: false,
+            capabilities: &self.capabilities,
+            labels: &self.labels,
+            max_parallel: self.max_parallel,
+            active: self.active(),
+            cpu_load: self.cpu_load as f32,
+            gpu_utilization: self.gpu_utilization as f32,
+            draining: self.leaving || self.drained || !self.open,
+            tenants_served: Tenants::List(&self.serves),
+        }
+    }
+}
+
+/// A slot in use, by its lease.
+#[derive(Debug)]
+pub(crate) struct Slot {
+    pub(crate) session: SessionId,
+    pub(crate) tenant: TenantId,
+    pub(crate) job_id: JobId,
+    /// The job as last written, while the attempt is current.
+    pub(crate) loaded: Option<Loaded>,
+    /// When the worker said that it started, until that is written.
+    pub(crate) started_at: Option<Timestamp>,
+    /// Progress that is not written yet.
+    pub(crate) progress: Option<Progress>,
+    /// When progress was last written.
+    pub(crate) progress_written: Option<Tick>,
+    /// Whether a lazy write is queued.
+    pub(crate) lazy_queued: bool,
+    /// Missing in the held index at the last comparison.
+    pub(crate) suspect: bool,
+}
+
+impl Slot {
+    pub(crate) fn new(job: &Job, slot: &coretex_core::job::Slot) -> Self {
+        Self {
+            session: slot.session.clone(),
+            tenant: job.tenant.clone(),
+            job_id: job.id.clone(),
+            loaded: None,
+            started_at: None,
+            progress: None,
+            progress_written: None,
+            lazy_queued: false,
+            suspect: false,
+        }
+    }
+}
+
+/// A session that ended with attempts out.
+#[derive(Debug)]
+pub(crate) struct LostSession {
+    pub(crate) session: SessionId,
+    pub(crate) since: Tick,
+}
+
+/// The view.
+#[derive(Debug, Default)]
+pub(crate) struct State {
+    pub(crate) sessions: HashMap<SessionId, SessionState>,
+    by_topic: HashMap<Topic, BTreeSet<SessionId>>,
+    pub(crate) queues: HashMap<Topic, Queue>,
+    pub(crate) slots: HashMap<LeaseId, Slot>,
+    /// Jobs whose claim is being committed.
+    claiming: HashSet<(TenantId, JobId)>,
+    /// Workers that an operator drained, by name, also while they are away.
+    pub(crate) drained: HashSet<(TenantId, WorkerId)>,
+    pub(crate) lost: Vec<LostSession>,
+    closed: Vec<(SessionId, &'static str)>,
+    /// Held entries without a slot at the last comparison.
+    pub(crate) suspect_entries: HashSet<LeaseId>,
+    tie: u64,
+}
+
+/// A job that was picked and the worker that it was picked for.
+#[derive(Debug)]
+pub(crate) struct Picked {
+    pub(crate) key: ReadyKey,
+    pub(crate) session: SessionId,
+    pub(crate) worker_id: WorkerId,
+    pub(crate) pool: PoolName,
+}
+
+impl State {
+    pub(crate) fn insert_session(&mut self, id: SessionId, session: SessionState) {
+        for topic in &session.topics {
+            self.by_topic
+                .entry(topic.clone())
+                .or_default()
+                .insert(id.clone());
+            self.queues
+                .entry(topic.clone())
+                .or_insert_with(Queue::unknown);
+        }
+        self.sessions.insert(id, session);
+    }
+
+    /// Takes a session out; its slots stay until their attempts are adopted or given up.
+    pub(crate) fn remove_session(&mut self, id: &SessionId, now: Tick) -> Option<SessionState> {
+        let session = self.sessions.remove(id)?;
+        for topic in &session.topics {
+            let Some(serving) = self.by_topic.get_mut(topic) else {
+                continue;
+            };
+            serving.remove(id);
+            if serving.is_empty() {
+                self.by_topic.remove(topic);
+                self.queues.remove(topic);
+            }
+        }
+        if !session.leases.is_empty() {
+            self.lost.push(LostSession {
+                session: id.clone(),
+                since: now,
+            });
+        }
+        Some(session)
+    }
+
+    /// Marks a session to be ended by the session loop.
+    pub(crate) fn close(&mut self, id: &SessionId, why: &'static str) {
+        self.closed.push((id.clone(), why));
+    }
+
+    pub(crate) fn take_closed(&mut self) -> Vec<(SessionId, &'static str)> {
+        std::mem::take(&mut self.closed)
+    }
+
+    pub(crate) fn serving(
+        &self,
+        topic: &Topic,
+    ) -> impl Iterator<Item = (&SessionId, &SessionState)> {
+        self.by_topic
+            .get(topic)
+            .into_iter()
+            .flatten()
+            .filter_map(|id| self.sessions.get_key_value(id))
+    }
+
+    /// Frees a reservation.
+    pub(crate) fn release(&mut self, session: &SessionId) {
+        if let Some(session) = self.sessions.get_mut(session) {
+            session.reserved = session.reserved.saturating_sub(1);
+        }
+    }
+
+    fn reserve(&mut self, needs: &Needs<'_>) -> Option<(SessionId, WorkerId, PoolName)> {
+        self.tie = self.tie.wrapping_add(1);
+        let candidates: Vec<(&SessionId, &SessionState)> = self
+            .by_topic
+            .get(needs.topic)?
+            .iter()
+            .filter_map(|id| self.sessions.get_key_value(id))
+            .collect();
+        let views = candidates.iter().map(|(id, session)| session.view(id));
+        let chosen = choose(needs, views, self.tie)?;
+        let id = candidates[chosen].0.clone();
+        let session = self.sessions.get_mut(&id)?;
+        session.reserved += 1;
+        Some((id, session.worker_id.clone(), session.pool.clone()))
+    }
+
+    /// Takes a slot for a newcomer, if no queue that the chosen worker serves holds anything.
+    pub(crate) fn reserve_fast(
+        &mut self,
+        needs: &Needs<'_>,
+        now: Tick,
+    ) -> Option<(SessionId, WorkerId, PoolName)> {
+        let queue = self.queues.get(needs.topic)?;
+        if !queue.is_known_empty(now) {
+            return None;
+        }
+        let taken = self.reserve(needs)?;
+        let session = self.sessions.get(&taken.0)?;
+        let topics_empty = session.topics.len() == 1
+            || session.topics.iter().all(|topic| {
+                self.queues
+                    .get(topic)
+                    .is_some_and(|queue| queue.is_known_empty(now))
+            });
+        if topics_empty {
+            return Some(taken);
+        }
+        self.release(&taken.0);
+        None
+    }
+
+    pub(crate) fn begin_add(&mut self, topic: &Topic) {
+        if let Some(queue) = self.queues.get_mut(topic) {
+            queue.guard.begin_add();
+        }
+    }
+
+    /// Ends an add; `added` is what became ready, if the commit was acknowledged. True when a
+    /// worker of this replica serves the queue.
+    pub(crate) fn end_add(&mut self, topic: &Topic, added: Option<(ReadyKey, &Job)>) -> bool {
+        let Some(queue) = self.queues.get_mut(topic) else {
+            return false;
+        };
+        queue.guard.end_add();
+        match added {
+            Some((key, job)) => {
+                let sample = if queue.needs_sample(&key) {
+                    sample_of(job)
+                } else {
+                    // Not used: the group has one.
+                    match queue.groups.get(&(key.tenant.clone(), key.shape)) {
+                        Some(group) => Arc::clone(&group.sample),
+                        None => sample_of(job),
+                    }
+                };
+                queue.insert(key, sample);
+            }
+            None => queue.stale = true,
+        }
+        true
+    }
+
+    /// Queues that a worker with a free slot serves and whose index should be read.
+    pub(crate) fn queues_to_read(&mut self, now: Tick) -> Vec<Topic> {
+        let mut topics = Vec::new();
+        for (topic, queue) in &mut self.queues {
+            if !queue.wants_read() {
+                continue;
+            }
+            let free = self.by_topic.get(topic).into_iter().flatten().any(|id| {
+                self.sessions
+                    .get(id)
+                    .is_some_and(SessionState::has_free_slot)
+            });
+            if free {
+                queue.begin_read(now);
+                topics.push(topic.clone());
+            }
+        }
+        topics
+    }
+
+    /// Asks for a read of every queue: the bound on what a lost doorbell can cost.
+    pub(crate) fn distrust_queues(&mut self) {
+        for queue in self.queues.values_mut() {
+            queue.stale = true;
+        }
+    }
+
+    /// Picks up to `limit` jobs for free slots, best first over all queues.
+    pub(crate) fn pick(&mut self, limit: usize) -> Vec<Picked> {
+        if !self.sessions.values().any(SessionState::has_free_slot) {
+            return Vec::new();
+        }
+        let mut heads: BinaryHeap<Head> = BinaryHeap::new();
+        for (topic, queue) in &self.queues {
+            for (name, group) in &queue.groups {
+                if let Some(key) = group.keys.front() {
+                    heads.push(Head {
+                        key: key.clone(),
+                        topic: topic.clone(),
+                        group: name.clone(),
+                    });
+                }
+            }
+        }
+        let mut picked = Vec::new();
+        while picked.len() < limit
+            && let Some(head) = heads.pop()
+        {
+            let name = (head.key.tenant.clone(), head.key.job_id.clone());
+            let claimed = self.claiming.contains(&name);
+            let sample = self
+                .queues
+                .get(&head.topic)
+                .and_then(|queue| queue.groups.get(&head.group))
+                .map(|group| Arc::clone(&group.sample));
+            let Some(sample) = sample else { continue };
+            let taken = if claimed {
+                None
+            } else {
+                self.reserve(&keyspace::needs(&sample))
+            };
+            if taken.is_none() && !claimed {
+                // Nobody has room for this group now; its other jobs fare the same.
+                continue;
+            }
+            let next = self
+                .queues
+                .get_mut(&head.topic)
+                .and_then(|queue| queue.groups.get_mut(&head.group))
+                .and_then(|group| {
+                    group.keys.pop_front();
+                    group.keys.front().cloned()
+                });
+            if let Some((session, worker_id, pool)) = taken {
+                self.claiming.insert(name);
+                picked.push(Picked {
+                    key: head.key,
+                    session,
+                    worker_id,
+                    pool,
+                });
+            }
+            if let Some(key) = next {
+                heads.push(Head {
+                    key,
+                    topic: head.topic,
+                    group: head.group,
+                });
+            }
+        }
+        let mut emptied = Vec::new();
+        for (topic, queue) in &mut self.queues {
+            let before = queue.groups.len();
+            queue.tidy();
+            if before > 0 && queue.groups.is_empty() {
+                // Only a read that finds nothing opens the fast path again.
+                queue.stale = true;
+                emptied.push(topic.clone());
+            }
+        }
+        picked
+    }
+
+    /// A claim is over, whichever way.
+    pub(crate) fn claimed(&mut self, tenant: &TenantId, id: &JobId) {
+        self.claiming.remove(&(tenant.clone(), id.clone()));
+    }
+
+    /// Enters or refreshes a slot.
+    pub(crate) fn put_slot(
+        &mut self,
+        lease: LeaseId,
+        session: SessionId,
+        make: impl FnOnce() -> Slot,
+        loaded: Option<Loaded>,
+    ) {
+        let slot = self.slots.entry(lease).or_insert_with(make);
+        let moved_from = (slot.session != session).then(|| slot.session.clone());
+        // Writes of one job may report out of order.
+        let newer = match (&slot.loaded, &loaded) {
+            (Some(held), Some(new)) => new.version > held.version,
+            (None, Some(_)) | (_, None) => true,
+        };
+        if newer {
+            slot.loaded = loaded;
+        }
+        slot.session = session.clone();
+        slot.suspect = false;
+        if let Some(old) = moved_from.and_then(|old| self.sessions.get_mut(&old)) {
+            old.leases.remove(&lease);
+        }
+        if let Some(session) = self.sessions.get_mut(&session) {
+            session.leases.insert(lease);
+        }
+    }
+
+    /// Frees a slot; true when a connected worker has one more free now.
+    pub(crate) fn remove_slot(&mut self, lease: LeaseId) -> bool {
+        let Some(slot) = self.slots.remove(&lease) else {
+            return false;
+        };
+        self.sessions
+            .get_mut(&slot.session)
+            .is_some_and(|session| session.leases.remove(&lease))
+    }
+
+    /// Sessions that have been silent for too long.
+    pub(crate) fn silent(&self, now: Tick, silence: Duration) -> Vec<SessionId> {
+        self.sessions
+            .iter()
+            .filter(|(_, session)| now.since(session.heard) > silence)
+            .map(|(id, _)| id.clone())
+            .collect()
+    }
+}
+
+/// A job stripped to what placement needs.
+pub(crate) fn sample_of(job: &Job) -> Arc<Job> {
+    let mut sample = job.clone();
+    sample.input = None;
+    sample.output = None;
+    Arc::new(sample)
+}
+
+/// A group's first job in the heap; the greatest is served first.
+#[derive(PartialEq, Eq)]
+struct Head {
+    key: ReadyKey,
+    topic: Topic,
+    group: (TenantId, coretex_core::placement::Shape),
+}
+
+impl Ord for Head {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        other.key.serving_order(&self.key)
+    }
+}
+
+impl PartialOrd for Head {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}

@@ -1,0 +1,406 @@
+//! The engine: what all use cases share, how it starts and how it stops.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use coretex_bus::Bus;
+use coretex_core::id::{JobId, ReplicaId, TenantId};
+use coretex_core::lease::Tick;
+use coretex_core::time::{IdGen, Timestamp};
+use coretex_store::Store;
+use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::access::KeyCache;
+use crate::commits::Loaded;
+use crate::dispatch::Dispatcher;
+use crate::kernel::Kernel;
+use crate::replicas::Replicas;
+use crate::time::StoreClock;
+use crate::timers::Timers;
+use crate::waiters::Waiters;
+use crate::{Error, Result};
+
+/// Bounds on what callers may ask for and on what the engine holds in memory.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Largest payload in bytes; larger ones go as artifacts.
+    pub max_payload_bytes: usize,
+    /// Jobs of one tenant that may wait at once.
+    pub max_waiting_jobs: u64,
+    /// Unfinished assignments that one worker may ask for.
+    pub max_parallel_jobs: u32,
+    /// Connected workers of one replica.
+    pub max_sessions: usize,
+    /// Open watches of one replica.
+    pub max_watches: usize,
+    /// Longest server-side wait.
+    pub max_wait: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            max_payload_bytes: 1024 * 1024,
+            max_waiting_jobs: 100_000,
+            max_parallel_jobs: 10_000,
+            max_sessions: 20_000,
+            max_watches: 1_000,
+            max_wait: Duration::from_secs(60),
+        }
+    }
+}
+
+/// How long things are kept.
+#[derive(Clone, Debug)]
+pub struct Retention {
+    /// Ended jobs.
+    pub jobs: Duration,
+    /// Bytes in the store above which the oldest ended jobs go before their time; 0 = no budget.
+    pub byte_budget: u64,
+    /// Log entries, the reach of resume tokens.
+    pub log_entries: u64,
+    /// Most ended jobs deleted a second, so that sweeping never starves the living.
+    pub deletes_per_second: u32,
+}
+
+impl Default for Retention {
+    fn default() -> Self {
+        Self {
+            jobs: Duration::from_secs(7 * 24 * 3_600),
+            byte_budget: 0,
+            log_entries: 500_000,
+            deletes_per_second: 10_000,
+        }
+    }
+}
+
+/// The engine's own periods.
+#[derive(Clone, Debug)]
+pub struct Timing {
+    /// How long attempts of a lost connection wait for their worker.
+    pub adoption_window: Duration,
+    /// How often workers should send a heartbeat.
+    pub heartbeat_interval: Duration,
+    /// A session that is silent for this long is lost.
+    pub session_silence: Duration,
+    /// How long a worker may take to stop after a cancel, unless the caller says otherwise.
+    pub cancel_grace: Duration,
+    /// A job that ends sooner after its start is never written as RUNNING.
+    pub lazy_start: Duration,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Self {
+            adoption_window: coretex_core::lease::ADOPTION_WINDOW,
+            heartbeat_interval: Duration::from_secs(10),
+            session_silence: coretex_core::lease::SESSION_SILENCE,
+            cancel_grace: Duration::from_secs(30),
+            lazy_start: Duration::from_millis(250),
+        }
+    }
+}
+
+/// What an engine is made of.
+#[derive(Debug)]
+pub struct EngineOptions {
+    /// The truth.
+    pub store: Arc<dyn Store>,
+    /// The doorbells.
+    pub bus: Arc<dyn Bus>,
+    /// Ids, leases, jitter.
+    pub ids: Arc<dyn IdGen>,
+    /// What decides about jobs.
+    pub kernel: Arc<dyn Kernel>,
+    /// Bounds.
+    pub limits: Limits,
+    /// How long things are kept.
+    pub retention: Retention,
+    /// Periods.
+    pub timing: Timing,
+    /// No credentials needed.
+    pub dev: bool,
+    /// Version of the program, for status answers.
+    pub version: String,
+}
+
+/// The use cases. Cheap to clone; all clones are one engine.
+#[derive(Clone, Debug)]
+pub struct Engine {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    options: EngineOptions,
+    replica: ReplicaId,
+    clock: StoreClock,
+    origin: Instant,
+    start_time: Timestamp,
+    dispatcher: Dispatcher,
+    waiters: Waiters,
+    timers: Timers,
+    keys: KeyCache,
+    /// Rings whenever this replica has appended to the log.
+    log: watch::Sender<u64>,
+    watches: Arc<tokio::sync::Semaphore>,
+    /// Attempts whose connection was lost, by when they are given up.
+    sweep: Notify,
+    draining: AtomicBool,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+    replicas: Replicas,
+}
+
+impl Engine {
+    /// Connects to what the options hold, takes up what an earlier process left, and starts the
+    /// background work.
+    ///
+    /// # Errors
+    /// The store does not answer or holds what cannot be read.
+    pub async fn start(options: EngineOptions) -> Result<Self> {
+        let now = options.store.time().await?;
+        let replica = ReplicaId::from_trusted(&format!("r-{:016x}", options.ids.random() as u64));
+        let engine = Self {
+            inner: Arc::new(Inner {
+                replica,
+                clock: StoreClock::new(now),
+                origin: Instant::now(),
+                start_time: now,
+                dispatcher: Dispatcher::default(),
+                waiters: Waiters::default(),
+                timers: Timers::default(),
+                keys: KeyCache::default(),
+                log: watch::Sender::new(0),
+                watches: Arc::new(tokio::sync::Semaphore::new(options.limits.max_watches)),
+                sweep: Notify::new(),
+                draining: AtomicBool::new(false),
+                stop: CancellationToken::new(),
+                tasks: TaskTracker::new(),
+                replicas: Replicas::default(),
+                options,
+            }),
+        };
+        engine.ensure_policy_pointer().await?;
+        engine.announce_replica().await?;
+        engine.spawn("claims", Self::run_claims);
+        engine.spawn("doorbells", Self::run_doorbells);
+        engine.spawn("timers", Self::run_timers);
+        engine.spawn("sessions", Self::run_sessions);
+        engine.spawn("replicas", Self::run_replicas);
+        engine.spawn("sweeper", Self::run_sweeper);
+        Ok(engine)
+    }
+
+    /// Stops taking work, tells workers to reconnect elsewhere, waits for commits under way, at
+    /// most until `grace` is over. The store stays open; its owner closes it.
+    pub async fn drain(&self, grace: Duration) {
+        self.inner.draining.store(true, Ordering::SeqCst);
+        let deadline = self.now() + grace;
+        self.tell_sessions_to_leave(deadline);
+        self.inner.stop.cancel();
+        self.inner.tasks.close();
+        if tokio::time::timeout(grace, self.inner.tasks.wait())
+            .await
+            .is_err()
+        {
+            tracing::warn!(
+                tasks = self.inner.tasks.len(),
+                "work under way was cut by the drain deadline"
+            );
+        }
+        self.leave().await;
+        self.inner
+            .options
+            .bus
+            .drain(Duration::from_millis(200))
+            .await;
+    }
+
+    /// Whether it is stopping.
+    #[must_use]
+    pub fn is_draining(&self) -> bool {
+        self.inner.draining.load(Ordering::SeqCst)
+    }
+
+    /// Bounds on what callers may ask for.
+    #[must_use]
+    pub fn limits(&self) -> &Limits {
+        &self.inner.options.limits
+    }
+
+    /// Why new work cannot be served now; `None` = ready.
+    pub async fn not_ready(&self) -> Option<String> {
+        if self.is_draining() {
+            return Some("draining".to_owned());
+        }
+        let asked = tokio::time::timeout(Duration::from_secs(1), self.store().time()).await;
+        match asked {
+            Err(_) => return Some("the store does not answer".to_owned()),
+            Ok(Err(error)) => return Some(error.to_string()),
+            Ok(Ok(_)) => {}
+        }
+        if self.store().pressure() == coretex_store::Pressure::ReadOnly {
+            return Some("the store takes no writes".to_owned());
+        }
+        if !self.inner.options.bus.healthy() {
+            return Some("the bus is disconnected".to_owned());
+        }
+        None
+    }
+
+    pub(crate) fn store(&self) -> &dyn Store {
+        &*self.inner.options.store
+    }
+
+    pub(crate) fn bus(&self) -> &dyn Bus {
+        &*self.inner.options.bus
+    }
+
+    pub(crate) fn ids(&self) -> &dyn IdGen {
+        &*self.inner.options.ids
+    }
+
+    pub(crate) fn kernel(&self) -> &dyn Kernel {
+        &*self.inner.options.kernel
+    }
+
+    pub(crate) fn options(&self) -> &EngineOptions {
+        &self.inner.options
+    }
+
+    pub(crate) fn timing(&self) -> &Timing {
+        &self.inner.options.timing
+    }
+
+    pub(crate) fn replica(&self) -> &ReplicaId {
+        &self.inner.replica
+    }
+
+    pub(crate) fn start_time(&self) -> Timestamp {
+        self.inner.start_time
+    }
+
+    pub(crate) fn dispatcher(&self) -> &Dispatcher {
+        &self.inner.dispatcher
+    }
+
+    pub(crate) fn waiters(&self) -> &Waiters {
+        &self.inner.waiters
+    }
+
+    pub(crate) fn timers(&self) -> &Timers {
+        &self.inner.timers
+    }
+
+    pub(crate) fn key_cache(&self) -> &KeyCache {
+        &self.inner.keys
+    }
+
+    pub(crate) fn watches(&self) -> &Arc<tokio::sync::Semaphore> {
+        &self.inner.watches
+    }
+
+    pub(crate) fn replicas(&self) -> &Replicas {
+        &self.inner.replicas
+    }
+
+    /// Rings after every append of this replica.
+    pub(crate) fn log_bell(&self) -> watch::Receiver<u64> {
+        self.inner.log.subscribe()
+    }
+
+    /// Wakes the sweeper.
+    pub(crate) fn sweep_bell(&self) -> &Notify {
+        &self.inner.sweep
+    }
+
+    /// Store time now.
+    pub(crate) fn now(&self) -> Timestamp {
+        self.inner.clock.now()
+    }
+
+    /// This replica's monotonic time.
+    pub(crate) fn tick(&self) -> Tick {
+        Tick::new(self.inner.origin.elapsed())
+    }
+
+    pub(crate) fn observe(&self, answered: Timestamp) {
+        self.inner.clock.observe(answered);
+    }
+
+    /// Done when the engine stops.
+    pub(crate) fn stopping(&self) -> &CancellationToken {
+        &self.inner.stop
+    }
+
+    /// Runs a background loop until the engine stops.
+    fn spawn<F>(&self, name: &'static str, run: impl FnOnce(Self) -> F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let stop = self.inner.stop.clone();
+        let work = run(self.clone());
+        self.inner.tasks.spawn(async move {
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = work => tracing::error!(name, "a background loop ended"),
+            }
+        });
+    }
+
+    /// Runs work that has to come to its end even when the caller goes away or the engine drains.
+    pub(crate) fn spawn_work<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = T> + Send + 'static,
+    ) -> tokio::task::JoinHandle<T> {
+        self.inner.tasks.spawn(work)
+    }
+
+    pub(crate) fn refuse_when_draining(&self) -> Result<()> {
+        if self.is_draining() {
+            Err(Error::Draining)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Everything that has to know of a written job.
+    pub(crate) fn after_write(&self, before: Option<&coretex_core::job::Job>, after: &Loaded) {
+        let job = &*after.job;
+        self.update_slots(before, after);
+        if job.is_ready() && !before.is_some_and(coretex_core::job::Job::is_ready) {
+            self.became_ready(job);
+        }
+        self.timers().arm(job, self.now());
+        if job.state.is_terminal() && !before.is_some_and(|before| before.state.is_terminal()) {
+            self.waiters().ended(after);
+            crate::telemetry::ended(job);
+        }
+        self.inner.log.send_modify(|count| *count += 1);
+    }
+
+    /// Rings the other replicas' doorbells; what is lost costs them at most a second.
+    pub(crate) fn ring(&self, subject: String) {
+        let engine = self.clone();
+        // The in-process bus has nobody else to tell.
+        if self.store().info().exclusive {
+            return;
+        }
+        self.spawn_work(async move {
+            let payload = bytes::Bytes::copy_from_slice(engine.replica().as_bytes());
+            if let Err(error) = engine.bus().publish(&subject, payload).await {
+                tracing::debug!(%error, subject, "doorbell not published");
+            }
+        });
+    }
+
+    /// Names of a job, for maps.
+    pub(crate) fn name_of(job: &coretex_core::job::Job) -> (TenantId, JobId) {
+        (job.tenant.clone(), job.id.clone())
+    }
+}

@@ -1,0 +1,443 @@
+//! Jobs: submit, get, wait, cancel, rerun.
+//!
+//! Lists are in [`list`], streams in [`watch`], reasons in [`diagnose`].
+
+pub(crate) mod diagnose;
+pub(crate) mod list;
+pub(crate) mod watch;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use coretex_core::id::{JobId, TenantId};
+use coretex_core::job::transition::{NewJob, Trigger, Verdict, accept, apply};
+use coretex_core::job::{Job, JobSpec};
+use coretex_core::payload::Payload;
+use coretex_store::{CommitError, Pressure, codec};
+use sha2::{Digest, Sha256};
+use tokio::time::Instant;
+
+use crate::access::Caller;
+use crate::commits::{Extras, IdempotencyRecord, Loaded};
+use crate::engine::Engine;
+use crate::kernel::Facts;
+use crate::types::{JobAnswer, JobEdits, SubmitJob, Submitted};
+use crate::{Error, Result, kernel, keyspace, telemetry};
+
+/// An idempotency key lives as long as its job, and at least this long.
+pub(crate) const IDEMPOTENCY_LIFE: Duration = Duration::from_secs(24 * 3_600);
+/// The longest grace of a cancel.
+const MAX_GRACE: Duration = Duration::from_secs(3_600);
+
+/// A submit, worked out.
+struct Intent {
+    id: JobId,
+    /// The caller chose the id.
+    named: bool,
+    spec: Arc<JobSpec>,
+    input: Option<Payload>,
+    key: String,
+    fingerprint: Vec<u8>,
+    trace_id: String,
+    rerun_of: Option<JobId>,
+}
+
+impl Engine {
+    /// Accepts a job: durable before it answers. A denied or waiting job is an accepted one.
+    ///
+    /// # Errors
+    /// `AlreadyExists`, `IdempotencyKeyReused`, `TeamNotAllowed`, `TooManyWaitingJobs`,
+    /// `StoreFull`, `Draining`, `Unavailable`, `OutcomeUnknown`.
+    pub async fn submit_job(&self, caller: &Caller, request: SubmitJob) -> Result<Submitted> {
+        self.check_submit(caller, &request.spec)?;
+        let now = self.now();
+        let fingerprint = fingerprint(
+            request.job_id.as_ref(),
+            &request.spec,
+            request.input.as_ref(),
+        )?;
+        let named = request.job_id.is_some();
+        let id = request
+            .job_id
+            .unwrap_or_else(|| JobId::from_trusted(&self.ids().sortable(now)));
+        let trace_id = self.trace_id(request.trace_id);
+        let intent = Intent {
+            id,
+            named,
+            spec: Arc::new(request.spec),
+            input: request.input,
+            key: request.idempotency_key,
+            fingerprint,
+            trace_id,
+            rerun_of: None,
+        };
+        let Some(wait) = request.wait else {
+            return self.accept(caller, intent).await;
+        };
+        self.accept_and_wait(caller, intent, wait).await
+    }
+
+    async fn accept_and_wait(
+        &self,
+        caller: &Caller,
+        intent: Intent,
+        wait: Duration,
+    ) -> Result<Submitted> {
+        let deadline = Instant::now() + wait.min(self.limits().max_wait);
+        let place = self
+            .waiters()
+            .register((caller.tenant.clone(), intent.id.clone()));
+        let submitted = self.accept(caller, intent).await?;
+        let known = Loaded {
+            job: Arc::clone(&submitted.answer.job),
+            version: submitted.answer.version,
+        };
+        let place = if submitted.replayed {
+            // A replayed key may stand for a job of another id.
+            drop(place);
+            self.waiters().register(Self::name_of(&known.job))
+        } else {
+            place
+        };
+        let loaded = self.wait_ended(place, deadline, known).await?;
+        let answer = self.answer(loaded, true).await?;
+        Ok(Submitted {
+            answer,
+            replayed: submitted.replayed,
+        })
+    }
+
+    fn check_submit(&self, caller: &Caller, spec: &JobSpec) -> Result<()> {
+        self.refuse_when_draining()?;
+        if !spec.team_id.is_empty() && !caller.team_ids.contains(&spec.team_id) {
+            return Err(Error::TeamNotAllowed {
+                team_id: spec.team_id.clone(),
+            });
+        }
+        match self.store().pressure() {
+            Pressure::Normal => Ok(()),
+            Pressure::High => Err(Error::StoreFull),
+            Pressure::ReadOnly => Err(Error::Unavailable {
+                reason: "the store takes no writes".to_owned(),
+            }),
+        }
+    }
+
+    fn trace_id(&self, given: String) -> String {
+        if given.is_empty() {
+            format!("{:032x}", self.ids().random())
+        } else {
+            given
+        }
+    }
+
+    /// Judge, place, one commit; then hand out, if a slot was free.
+    async fn accept(&self, caller: &Caller, intent: Intent) -> Result<Submitted> {
+        for attempt in 0..16 {
+            match self.try_accept(caller, &intent).await {
+                Ok(loaded) => {
+                    let answer = self.answer(loaded, true).await?;
+                    return Ok(Submitted {
+                        answer,
+                        replayed: false,
+                    });
+                }
+                Err(CommitError::Conflict { key }) => {
+                    if let Some(replayed) = self.replay(caller, &intent, &key).await? {
+                        return Ok(replayed);
+                    }
+                    self.pause(attempt).await;
+                }
+                // Judge again under the new snapshot.
+                Err(CommitError::PointerMoved { .. }) => self.pause(attempt).await,
+                Err(CommitError::LimitReached(_)) => {
+                    return Err(Error::TooManyWaitingJobs {
+                        limit: self.limits().max_waiting_jobs,
+                    });
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(Error::Contention)
+    }
+
+    async fn try_accept(
+        &self,
+        caller: &Caller,
+        intent: &Intent,
+    ) -> std::result::Result<Loaded, CommitError> {
+        let now = self.now();
+        let snapshot = self.kernel().snapshot();
+        let facts = Facts {
+            tenant: &caller.tenant,
+            principal_id: &caller.principal_id,
+            spec: &intent.spec,
+            input: intent.input.as_ref(),
+            now,
+        };
+        let verdict = kernel::verdict(self.kernel(), facts, 0);
+        let judged = matches!(verdict, Verdict::Decided(_));
+        let (input, input_apart) = match intent.input.clone() {
+            Some(payload) => {
+                let (kept, apart) = payload.split();
+                (Some(kept), apart)
+            }
+            None => (None, None),
+        };
+        let new = NewJob {
+            id: intent.id.clone(),
+            tenant: caller.tenant.clone(),
+            spec: Arc::clone(&intent.spec),
+            principal_id: caller.principal_id.clone(),
+            trace_id: intent.trace_id.clone(),
+            fingerprint: intent.fingerprint.clone(),
+            idempotency_key: intent.key.clone(),
+            rerun_of: intent.rerun_of.clone(),
+            input,
+        };
+        let mut job = accept(new, verdict, now);
+        let reservation = self.reserve_for_new(&job);
+        if let Some(reservation) = &reservation {
+            match apply(&job, reservation.trigger(), now) {
+                Ok(dispatched) => job = dispatched.job,
+                Err(refusal) => tracing::error!(%refusal, "fast path refused"),
+            }
+        }
+        let fast = job.lease.is_some();
+        let idempotency = (!intent.key.is_empty()).then(|| {
+            let record = IdempotencyRecord {
+                job_id: intent.id.clone(),
+                fingerprint: intent.fingerprint.clone(),
+                create_time: now,
+            };
+            (keyspace::idempotency(&caller.tenant, &intent.key), record)
+        });
+        let waits = !job.state.is_terminal() && !job.state.is_held();
+        let extras = Extras {
+            snapshot: judged.then_some(snapshot),
+            idempotency,
+            input_apart,
+            max_waiting: waits.then_some(self.limits().max_waiting_jobs),
+        };
+        let engine = self.clone();
+        let input = intent.input.clone();
+        // From here on the caller may go away at any await; what was committed is still handed out.
+        let work = async move {
+            let loaded = engine.write(None, job, extras).await?;
+            telemetry::accepted(fast);
+            if let Some(reservation) = reservation.filter(|_| fast) {
+                let mut whole = loaded.job.as_ref().clone();
+                whole.input = input;
+                engine.hand_out(&loaded, Arc::new(whole), reservation).await;
+            }
+            Ok(loaded)
+        };
+        self.spawn_work(work).await.unwrap_or_else(|failed| {
+            Err(CommitError::Unknown {
+                reason: failed.to_string(),
+            })
+        })
+    }
+
+    /// What a conflicting submit means: the same request again, or another one under the same name.
+    async fn replay(
+        &self,
+        caller: &Caller,
+        intent: &Intent,
+        conflict: &coretex_store::Key,
+    ) -> Result<Option<Submitted>> {
+        let tenant = &caller.tenant;
+        let by_key =
+            !intent.key.is_empty() && *conflict == keyspace::idempotency(tenant, &intent.key);
+        let id = if by_key {
+            match self.idempotency(tenant, &intent.key).await? {
+                // Gone in the meantime.
+                None => return Ok(None),
+                Some(record) if record.fingerprint != intent.fingerprint => {
+                    return Err(Error::IdempotencyKeyReused);
+                }
+                Some(record) => record.job_id,
+            }
+        } else {
+            intent.id.clone()
+        };
+        let loaded = match self.load(tenant, &id).await {
+            Ok(loaded) => loaded,
+            // The key outlives the job: the request was carried out, and is not again.
+            Err(Error::NotFound { .. }) if by_key => return Err(Error::no_job(id.as_str())),
+            Err(Error::NotFound { .. }) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        if !by_key {
+            if !intent.named {
+                return Ok(None);
+            }
+            // The same job under another key is not the same request.
+            let other_key = !intent.key.is_empty() && loaded.job.idempotency_key != intent.key;
+            if other_key || loaded.job.fingerprint != intent.fingerprint {
+                return Err(Error::AlreadyExists { id: id.to_string() });
+            }
+        }
+        let answer = self.answer(loaded, true).await?;
+        Ok(Some(Submitted {
+            answer,
+            replayed: true,
+        }))
+    }
+
+    async fn idempotency(&self, tenant: &TenantId, key: &str) -> Result<Option<IdempotencyRecord>> {
+        let key = keyspace::idempotency(tenant, key);
+        let read = self.store().get(self.shard(), &[key]).await?;
+        let Some(record) = read.value.into_iter().next().flatten() else {
+            return Ok(None);
+        };
+        Ok(Some(codec::decode::<IdempotencyRecord>(&record.value)?.1))
+    }
+
+    /// Reads a job that the caller may see.
+    pub(crate) async fn visible(&self, caller: &Caller, id: &JobId) -> Result<Loaded> {
+        let loaded = self.load(&caller.tenant, id).await?;
+        if caller.own_jobs_only() && loaded.job.principal_id != caller.principal_id {
+            return Err(Error::no_job(id.as_str()));
+        }
+        Ok(loaded)
+    }
+
+    pub(crate) async fn answer(&self, loaded: Loaded, full: bool) -> Result<JobAnswer> {
+        let job = if full {
+            self.join_payloads(&loaded.job).await?
+        } else {
+            loaded.job
+        };
+        let waiting_reason = self.waiting_reason(&job);
+        Ok(JobAnswer {
+            job,
+            version: loaded.version,
+            waiting_reason,
+        })
+    }
+
+    /// Gets a job; `full` with payloads that stand apart.
+    ///
+    /// # Errors
+    /// `NotFound`, `Unavailable`, `DataLoss`.
+    pub async fn get_job(&self, caller: &Caller, id: &JobId, full: bool) -> Result<JobAnswer> {
+        let loaded = self.visible(caller, id).await?;
+        self.answer(loaded, full).await
+    }
+
+    /// Waits until the job has ended, at most `timeout` (60 s); answers with the job as it is then.
+    ///
+    /// # Errors
+    /// As [`Self::get_job`].
+    pub async fn wait_job(
+        &self,
+        caller: &Caller,
+        id: &JobId,
+        timeout: Duration,
+        full: bool,
+    ) -> Result<JobAnswer> {
+        let deadline = Instant::now() + timeout.min(self.limits().max_wait);
+        let place = self.waiters().register((caller.tenant.clone(), id.clone()));
+        let known = self.visible(caller, id).await?;
+        let loaded = self.wait_ended(place, deadline, known).await?;
+        self.answer(loaded, full).await
+    }
+
+    /// Asks for a job to stop. Idempotent; an ended job is answered unchanged.
+    ///
+    /// # Errors
+    /// `NotFound`, `Unavailable`, `OutcomeUnknown`.
+    pub async fn cancel_job(
+        &self,
+        caller: &Caller,
+        id: &JobId,
+        reason: String,
+        grace: Option<Duration>,
+        force: bool,
+    ) -> Result<JobAnswer> {
+        let known = self.visible(caller, id).await?;
+        let grace = grace.unwrap_or(self.timing().cancel_grace).min(MAX_GRACE);
+        let changed = self
+            .change(&caller.tenant, id, Some(known), |job, now| {
+                let trigger = Trigger::CancelRequested {
+                    principal_id: caller.principal_id.clone(),
+                    reason: reason.clone(),
+                    grace,
+                    force,
+                };
+                apply(job, trigger, now)
+            })
+            .await?;
+        let loaded = match changed {
+            Ok(changed) => changed.after,
+            Err((_, unchanged)) => unchanged,
+        };
+        self.answer(loaded, false).await
+    }
+
+    /// Runs an ended job again as a new, linked job, judged afresh.
+    ///
+    /// # Errors
+    /// `NotFound`, `JobNotEnded`, and those of [`Self::submit_job`].
+    pub async fn rerun_job(
+        &self,
+        caller: &Caller,
+        id: &JobId,
+        edits: JobEdits,
+        idempotency_key: String,
+    ) -> Result<Submitted> {
+        let before = self.visible(caller, id).await?;
+        if !before.job.state.is_terminal() {
+            return Err(Error::JobNotEnded);
+        }
+        let before = self.join_payloads(&before.job).await?;
+        let (spec, input) = edited(&before, edits);
+        self.check_submit(caller, &spec)?;
+        // What was rerun is part of what was asked for.
+        let fingerprint = fingerprint(Some(id), &spec, input.as_ref())?;
+        let intent = Intent {
+            id: JobId::from_trusted(&self.ids().sortable(self.now())),
+            named: false,
+            spec: Arc::new(spec),
+            input,
+            key: idempotency_key,
+            fingerprint,
+            trace_id: before.trace_id.clone(),
+            rerun_of: Some(id.clone()),
+        };
+        self.accept(caller, intent).await
+    }
+}
+
+fn edited(before: &Job, edits: JobEdits) -> (JobSpec, Option<Payload>) {
+    let mut spec = before.spec.as_ref().clone();
+    // The old start time has passed or meant the old job.
+    spec.not_before = None;
+    if let Some(topic) = edits.topic {
+        spec.topic = topic;
+    }
+    if let Some(priority) = edits.priority {
+        spec.priority = priority;
+    }
+    if let Some(placement) = edits.placement {
+        spec.placement = placement;
+    }
+    if let Some(retry) = edits.retry {
+        spec.retry = retry;
+    }
+    if let Some(timeout) = edits.timeout {
+        spec.timeout = timeout;
+    }
+    for label in &edits.remove_labels {
+        spec.labels.remove(label);
+    }
+    spec.labels.extend(edits.add_labels);
+    (spec, edits.input.or_else(|| before.input.clone()))
+}
+
+/// SHA-256 of what was asked for, without the key and the wait.
+fn fingerprint(id: Option<&JobId>, spec: &JobSpec, input: Option<&Payload>) -> Result<Vec<u8>> {
+    let canonical = codec::encode(1, &(id, spec, input))?;
+    Ok(Sha256::digest(&canonical).to_vec())
+}

@@ -1,0 +1,402 @@
+//! Why a job is not running, or how it ended, answered from the same functions that place jobs.
+
+use std::collections::BTreeMap;
+
+use coretex_core::id::{JobId, PoolName};
+use coretex_core::job::{Job, JobState, ScheduledFor};
+use coretex_core::placement::{check, suits};
+use coretex_core::queue::{ReadyKey, after_shape, tenant_prefix};
+use coretex_core::time::Timestamp;
+use coretex_store::{Order, Range, prefix_end};
+
+use crate::access::Caller;
+use crate::engine::Engine;
+use crate::types::{Cause, Diagnosis, PoolDiagnosis, WorkerDiagnosis};
+use crate::{Result, keyspace};
+
+/// Queue positions are counted to here.
+const POSITION_CAP: u64 = 1_000;
+/// Holders and workers named at most.
+const MAX_NAMED: usize = 100;
+
+fn cause(code: &'static str, message: impl Into<String>, remedy: impl Into<String>) -> Cause {
+    Cause {
+        code,
+        message: message.into(),
+        remedy: remedy.into(),
+        until_time: None,
+        holders: Vec::new(),
+    }
+}
+
+impl Cause {
+    fn until(mut self, time: Timestamp) -> Self {
+        self.until_time = Some(time);
+        self
+    }
+}
+
+impl Engine {
+    /// Says why a job is not running, or how it ended.
+    ///
+    /// # Errors
+    /// `NotFound`, `Unavailable`.
+    pub async fn diagnose_job(&self, caller: &Caller, id: &JobId) -> Result<Diagnosis> {
+        let loaded = self.visible(caller, id).await?;
+        let job = &*loaded.job;
+        let pools = if job.state.is_terminal() {
+            Vec::new()
+        } else {
+            self.ask_pools(job)
+        };
+        let causes = self.causes(job);
+        let position = if job.is_ready() {
+            self.queue_position(job).await?
+        } else {
+            0
+        };
+        Ok(Diagnosis {
+            state: job.state,
+            causes,
+            queue_position: u32::try_from(position.min(POSITION_CAP)).unwrap_or(0),
+            queue_position_capped: position > POSITION_CAP,
+            pools,
+        })
+    }
+
+    /// The first cause of a waiting job; empty for one that does not wait.
+    pub(crate) fn waiting_reason(&self, job: &Job) -> &'static str {
+        match job.state {
+            JobState::Pending | JobState::Scheduled | JobState::ApprovalRequired => {
+                self.causes(job).first().map_or("", |cause| cause.code)
+            }
+            JobState::Dispatched
+            | JobState::Running
+            | JobState::Succeeded
+            | JobState::Failed
+            | JobState::Cancelled
+            | JobState::Denied
+            | JobState::Timeout => "",
+        }
+    }
+
+    fn causes(&self, job: &Job) -> Vec<Cause> {
+        match job.state {
+            JobState::Pending => self.pending_causes(job),
+            JobState::Scheduled => vec![scheduled_cause(job)],
+            JobState::ApprovalRequired => vec![cause(
+                "approval_pending",
+                "policy asks for a human decision",
+                "approve or reject it",
+            )],
+            JobState::Dispatched | JobState::Running => self.held_causes(job),
+            JobState::Succeeded => vec![cause("succeeded", "the worker reported success", "")],
+            JobState::Failed | JobState::Timeout => vec![ended_cause(job)],
+            JobState::Cancelled => {
+                let reason = job.cancel.as_ref().map(|cancel| cancel.reason.clone());
+                let message = match reason.filter(|reason| !reason.is_empty()) {
+                    Some(reason) => format!("cancelled: {reason}"),
+                    None => "cancelled on request".to_owned(),
+                };
+                vec![cause(
+                    "cancelled",
+                    message,
+                    "run it again if it is still wanted",
+                )]
+            }
+            JobState::Denied => {
+                let reason = job
+                    .decision
+                    .as_ref()
+                    .map(|decision| decision.reason.clone());
+                let message = format!("policy denies it: {}", reason.unwrap_or_default());
+                vec![cause(
+                    "safety_denied",
+                    message,
+                    "change the job or the policy",
+                )]
+            }
+        }
+    }
+
+    fn pending_causes(&self, job: &Job) -> Vec<Cause> {
+        if let Some(at) = job.judge_at {
+            let why = job
+                .events
+                .last()
+                .map(|event| event.reason.clone())
+                .unwrap_or_default();
+            let message = format!("the safety kernel gives no verdict: {why}");
+            return vec![cause("undecided", message, "mend the safety kernel").until(at)];
+        }
+        if self.is_draining() {
+            return vec![cause(
+                "server_draining",
+                "this server is stopping and hands out no more jobs",
+                "wait for it to start again, or ask another server",
+            )];
+        }
+        let topic = &job.spec.topic;
+        let state = self.dispatcher().lock();
+        let needs = keyspace::needs(job);
+        let mut workers = state.serving(topic).peekable();
+        if workers.peek().is_none() {
+            let remedy = format!("start one: coretexctl worker exec --topic {topic} -- CMD");
+            return vec![cause(
+                "no_workers",
+                format!("no worker for {topic}"),
+                remedy,
+            )];
+        }
+        let (mut suitable, mut busy, mut draining, mut free) = (0_u32, 0_u32, 0_u32, 0_u32);
+        let mut mismatches: BTreeMap<String, u32> = BTreeMap::new();
+        let mut sessions = Vec::new();
+        for (id, session) in workers {
+            let view = session.view(id);
+            if let Err(mismatch) = suits(&needs, &view) {
+                *mismatches.entry(mismatch.to_string()).or_default() += 1;
+                continue;
+            }
+            suitable += 1;
+            match check(&needs, &view) {
+                Ok(()) => free += 1,
+                Err(mismatch) if mismatch.is_busy() => {
+                    busy += 1;
+                    sessions.push(id.clone());
+                }
+                Err(_) => draining += 1,
+            }
+        }
+        if suitable == 0 {
+            let why: Vec<String> = mismatches
+                .into_iter()
+                .map(|(text, count)| format!("{count} worker(s): {text}"))
+                .collect();
+            return vec![cause(
+                "no_worker_matches",
+                format!("no worker for {topic} suits the job: {}", why.join("; ")),
+                "start a worker that has what the job needs, or change the job",
+            )];
+        }
+        if free > 0 {
+            return vec![cause(
+                "queued",
+                format!("{free} worker(s) have a free slot; it is about to be handed out"),
+                "nothing to do; it starts within a second unless jobs before it take the slots",
+            )];
+        }
+        if busy == 0 {
+            return vec![cause(
+                "workers_draining",
+                format!("all {draining} suitable worker(s) are draining"),
+                "undrain one, or start another",
+            )];
+        }
+        let holders = state
+            .slots
+            .values()
+            .filter(|slot| sessions.contains(&slot.session) && slot.tenant == job.tenant)
+            .take(MAX_NAMED)
+            .map(|slot| slot.job_id.to_string())
+            .collect();
+        let message = format!("all {busy} suitable worker(s) are busy");
+        let remedy = "wait, start another worker, or give one more parallel slots";
+        vec![Cause {
+            holders,
+            ..cause("all_workers_busy", message, remedy)
+        }]
+    }
+
+    fn held_causes(&self, job: &Job) -> Vec<Cause> {
+        let mut causes = Vec::new();
+        let Some(lease) = &job.lease else {
+            return causes;
+        };
+        if let Some(cancel) = &job.cancel {
+            let message = format!("worker {} was asked to stop", lease.worker_id);
+            let remedy = "wait for the grace to end, or cancel with force";
+            causes.push(cause("cancel_requested", message, remedy).until(cancel.terminal_at));
+        }
+        let connected = lease.slot.replica != *self.replica()
+            || self
+                .dispatcher()
+                .lock()
+                .sessions
+                .contains_key(&lease.slot.session);
+        if !connected {
+            causes.push(cause(
+                "worker_disconnected",
+                format!(
+                    "worker {} lost its connection; its attempt waits for it",
+                    lease.worker_id
+                ),
+                "bring the worker back, or wait until the adoption window is over",
+            ));
+        }
+        let message = format!(
+            "attempt {} runs on worker {} since {}",
+            lease.slot.attempt,
+            lease.worker_id,
+            if job.state == JobState::Running {
+                "its start"
+            } else {
+                "it was handed out"
+            },
+        );
+        causes.push(cause("running", message, "").until(lease.timeout_at));
+        causes
+    }
+
+    /// What every pool and worker for the topic says.
+    fn ask_pools(&self, job: &Job) -> Vec<PoolDiagnosis> {
+        let state = self.dispatcher().lock();
+        let needs = keyspace::needs(job);
+        let mut pools: BTreeMap<PoolName, Vec<WorkerDiagnosis>> = BTreeMap::new();
+        for (id, session) in state.serving(&job.spec.topic) {
+            // Workers of other tenants are none of the caller's business.
+            if session.tenant != job.tenant {
+                continue;
+            }
+            let answer = check(&needs, &session.view(id));
+            let workers = pools.entry(session.pool.clone()).or_default();
+            if workers.len() < MAX_NAMED {
+                workers.push(WorkerDiagnosis {
+                    worker_id: session.worker_id.clone(),
+                    eligible: answer.is_ok(),
+                    reason: answer
+                        .err()
+                        .map(|mismatch| mismatch.to_string())
+                        .unwrap_or_default(),
+                });
+            }
+        }
+        drop(state);
+        pools
+            .into_iter()
+            .map(|(pool, workers)| {
+                let eligible = workers.iter().any(|worker| worker.eligible);
+                let reason = match workers.first() {
+                    Some(first) if !eligible => first.reason.clone(),
+                    Some(_) | None => String::new(),
+                };
+                PoolDiagnosis {
+                    pool,
+                    eligible,
+                    reason,
+                    workers,
+                }
+            })
+            .collect()
+    }
+
+    /// Position among the tenant's jobs in the queue, from 1; more than the cap = at least that.
+    async fn queue_position(&self, job: &Job) -> Result<u64> {
+        let own = keyspace::ready_key(job);
+        let queue = keyspace::queue_prefix(&job.spec.topic);
+        let tenant = [queue.as_slice(), &tenant_prefix(&job.tenant)].concat();
+        let end = prefix_end(&tenant).map(Into::into);
+        let mut start = tenant;
+        let mut before = 0;
+        // Skips from shape to shape; each has its jobs in serving order.
+        while before <= POSITION_CAP {
+            let range = Range {
+                index: keyspace::READY,
+                start: start.into(),
+                end: end.clone(),
+            };
+            let read = self
+                .store()
+                .range(self.shard(), &[range], 1, Order::Ascending)
+                .await?;
+            let Some(first) = read.value.into_iter().flatten().next() else {
+                break;
+            };
+            let Some((_, first)) = keyspace::parse_ready(&first) else {
+                break;
+            };
+            let upto = ReadyKey {
+                shape: first.shape,
+                ..own.clone()
+            };
+            let range = Range {
+                index: keyspace::READY,
+                start: keyspace::ready(
+                    &job.spec.topic,
+                    &ReadyKey {
+                        shape: first.shape,
+                        ..first.clone()
+                    },
+                ),
+                end: Some(keyspace::ready(&job.spec.topic, &upto)),
+            };
+            let cap = POSITION_CAP + 1 - before;
+            before += self.store().count(self.shard(), &range, cap).await?.value;
+            start = [queue.as_slice(), &after_shape(&first.tenant, first.shape)].concat();
+        }
+        Ok(before + 1)
+    }
+}
+
+fn scheduled_cause(job: &Job) -> Cause {
+    let at = job.eligible_time;
+    match job.scheduled_for {
+        Some(ScheduledFor::Backoff) => {
+            let code = job.error.as_ref().map_or("", |error| error.code.as_str());
+            let message = format!(
+                "attempt {} failed ({code}); the next of {} starts after a pause",
+                job.attempt, job.spec.retry.max_attempts
+            );
+            cause("backoff", message, "wait, or cancel it").until(at)
+        }
+        Some(ScheduledFor::Throttle) => {
+            let reason = job
+                .decision
+                .as_ref()
+                .map(|decision| decision.reason.clone());
+            let message = format!("policy throttles it: {}", reason.unwrap_or_default());
+            cause("throttled", message, "wait, or change the policy").until(at)
+        }
+        Some(ScheduledFor::NotBefore) | None => cause(
+            "not_before",
+            "its start time has not come",
+            "wait, or cancel it",
+        )
+        .until(at),
+    }
+}
+
+/// Why a FAILED or TIMEOUT job ended.
+fn ended_cause(job: &Job) -> Cause {
+    let Some(error) = &job.error else {
+        return cause("failed", "the job failed", "");
+    };
+    let max = job.spec.retry.max_attempts.max(1);
+    let (code, remedy) = match error.code.as_str() {
+        "schedule_timeout" => (
+            "schedule_timeout",
+            "start workers, or allow more time to start",
+        ),
+        "deadline_exceeded" => ("deadline_exceeded", "allow a later deadline"),
+        "timeout" => (
+            "timeout",
+            "allow a longer timeout, or make the work shorter",
+        ),
+        "worker_lost" => (
+            "worker_lost",
+            "find out why workers disappear; then run it again",
+        ),
+        _ if max > 1 && job.failures >= max => (
+            "max_attempts_exceeded",
+            "mend the worker's error; then run it again",
+        ),
+        _ => (
+            "worker_failed",
+            "mend the worker's error; then run it again",
+        ),
+    };
+    let message = format!(
+        "{}: {} (attempt {} of {max})",
+        error.code, error.message, job.attempt
+    );
+    cause(code, message, remedy)
+}

@@ -1,0 +1,275 @@
+//! Where everything stands in the store: record keys, index members, and which index entries a
+//! job has. Entries are derived from the record alone, so a commit is the difference between the
+//! entries before and after, and no index can drift from its records.
+
+use bytes::Bytes;
+use coretex_core::id::{JobId, ReplicaId, SessionId, TenantId, Topic};
+use coretex_core::job::clock::next_due;
+use coretex_core::job::{Job, Slot};
+use coretex_core::placement::{Needs, Shape, shape};
+use coretex_core::queue::ReadyKey;
+use coretex_core::time::Timestamp;
+use coretex_store::{Index, Key, Member};
+
+/// Separates the parts of a key. Below every byte of an id, so that a prefix ends where it should.
+const SEPARATOR: u8 = 0;
+
+fn joined(family: &[u8], parts: &[&[u8]]) -> Bytes {
+    let length = family.len() + parts.iter().map(|part| part.len() + 1).sum::<usize>();
+    let mut key = Vec::with_capacity(length);
+    key.extend_from_slice(family);
+    for (position, part) in parts.iter().enumerate() {
+        if position > 0 {
+            key.push(SEPARATOR);
+        }
+        key.extend_from_slice(part);
+    }
+    Bytes::from(key)
+}
+
+/// The record of a job.
+pub(crate) fn job(tenant: &TenantId, id: &JobId) -> Key {
+    joined(b"job/", &[tenant.as_bytes(), id.as_bytes()])
+}
+
+/// The input of a job that is too large for its record.
+pub(crate) fn input(tenant: &TenantId, id: &JobId) -> Key {
+    joined(b"in/", &[tenant.as_bytes(), id.as_bytes()])
+}
+
+/// The output of a job that is too large for its record.
+pub(crate) fn output(tenant: &TenantId, id: &JobId) -> Key {
+    joined(b"out/", &[tenant.as_bytes(), id.as_bytes()])
+}
+
+/// What an idempotency key of job submission stands for.
+pub(crate) fn idempotency(tenant: &TenantId, key: &str) -> Key {
+    joined(b"idem/", &[tenant.as_bytes(), key.as_bytes()])
+}
+
+/// The policy snapshot in force, a pointer.
+pub(crate) fn policy() -> Key {
+    Key::from_static(b"policy")
+}
+
+/// The record of an API key (shard `sys`).
+pub(crate) fn api_key(id: &str) -> Key {
+    joined(b"key/", &[id.as_bytes()])
+}
+
+/// All API keys: `tenant id` (shard `sys`).
+pub(crate) const API_KEYS: Index = Index::from_static(b"keys");
+
+/// The lease of a replica (shard `sys`).
+pub(crate) fn replica(id: &ReplicaId) -> Key {
+    joined(b"replica/", &[id.as_bytes()])
+}
+
+/// All replicas (shard `sys`).
+pub(crate) const REPLICAS: Index = Index::from_static(b"replicas");
+
+/// Who owns a data shard (shard `sys`).
+pub(crate) fn shard_owner(shard: u16) -> Key {
+    joined(b"owner/", &[&shard.to_be_bytes()])
+}
+
+/// All jobs of a tenant, by creation.
+pub(crate) fn all(tenant: &TenantId) -> Index {
+    joined(b"all/", &[tenant.as_bytes()])
+}
+
+/// The jobs of a tenant that wait: PENDING, SCHEDULED, APPROVAL_REQUIRED. Its size is what
+/// `max_waiting_jobs` limits.
+pub(crate) fn open_waiting(tenant: &TenantId) -> Index {
+    joined(b"wait/", &[tenant.as_bytes()])
+}
+
+/// The jobs of a tenant that a worker has.
+pub(crate) fn open_held(tenant: &TenantId) -> Index {
+    joined(b"run/", &[tenant.as_bytes()])
+}
+
+/// The jobs of a tenant and topic, by creation.
+pub(crate) fn topic(tenant: &TenantId, topic: &Topic) -> Index {
+    joined(b"topic/", &[tenant.as_bytes(), topic.as_str().as_bytes()])
+}
+
+/// When jobs have to be looked at next.
+pub(crate) const DUE: Index = Index::from_static(b"due");
+/// When ended jobs may be deleted at the earliest: by end time, retention is applied on reading.
+pub(crate) const ENDED: Index = Index::from_static(b"ended");
+/// Jobs that wait for a slot, by queue.
+pub(crate) const READY: Index = Index::from_static(b"ready");
+/// Slots in use, by replica and session.
+pub(crate) const HELD: Index = Index::from_static(b"held");
+
+/// `time id`: the member of indexes by creation.
+pub(crate) fn by_time(time: Timestamp, id: &JobId) -> Member {
+    let mut member = Vec::with_capacity(8 + id.as_bytes().len());
+    member.extend_from_slice(&time.to_be_bytes());
+    member.extend_from_slice(id.as_bytes());
+    Member::from(member)
+}
+
+/// Parses [`by_time`].
+pub(crate) fn parse_by_time(member: &[u8]) -> Option<(Timestamp, JobId)> {
+    let (time, id) = member.split_first_chunk::<8>()?;
+    let id = std::str::from_utf8(id).ok().filter(|id| !id.is_empty())?;
+    Some((
+        Timestamp::from_micros(u64::from_be_bytes(*time)),
+        JobId::from_trusted(id),
+    ))
+}
+
+/// `time tenant job`: the member of indexes over all tenants.
+pub(crate) fn timed(time: Timestamp, tenant: &TenantId, id: &JobId) -> Member {
+    let mut member = time.to_be_bytes().to_vec();
+    member.extend_from_slice(&joined(b"", &[tenant.as_bytes(), id.as_bytes()]));
+    Member::from(member)
+}
+
+/// Parses [`timed`].
+pub(crate) fn parse_timed(member: &[u8]) -> Option<(Timestamp, TenantId, JobId)> {
+    let (time, rest) = member.split_first_chunk::<8>()?;
+    let mut parts = rest.split(|byte| *byte == SEPARATOR);
+    let tenant = TenantId::from_trusted(text(parts.next()?)?);
+    let id = JobId::from_trusted(text(parts.next()?)?);
+    Some((
+        Timestamp::from_micros(u64::from_be_bytes(*time)),
+        tenant,
+        id,
+    ))
+}
+
+fn text(bytes: &[u8]) -> Option<&str> {
+    std::str::from_utf8(bytes)
+        .ok()
+        .filter(|text| !text.is_empty())
+}
+
+/// The part of the ready index that is one queue: jobs of one topic.
+pub(crate) fn queue_prefix(topic: &Topic) -> Vec<u8> {
+    let mut prefix = topic.as_str().as_bytes().to_vec();
+    prefix.push(SEPARATOR);
+    prefix
+}
+
+/// A member of the ready index.
+pub(crate) fn ready(topic: &Topic, key: &ReadyKey) -> Member {
+    let mut member = queue_prefix(topic);
+    member.extend_from_slice(&key.encode());
+    Member::from(member)
+}
+
+/// The topic and place of a member of the ready index.
+pub(crate) fn parse_ready(member: &[u8]) -> Option<(Topic, ReadyKey)> {
+    let zero = member.iter().position(|byte| *byte == SEPARATOR)?;
+    let topic = Topic::from_trusted(text(&member[..zero])?);
+    Some((topic, ReadyKey::decode(&member[zero + 1..]).ok()?))
+}
+
+/// What placement needs to know of a job.
+pub(crate) fn needs(job: &Job) -> Needs<'_> {
+    Needs {
+        tenant: &job.tenant,
+        topic: &job.spec.topic,
+        requires: &job.spec.metadata.requires,
+        worker_labels: &job.spec.placement.worker_labels,
+        preferred_pool: job.spec.placement.preferred_pool.as_ref(),
+        preferred_worker_id: job.spec.placement.preferred_worker_id.as_ref(),
+    }
+}
+
+/// The shape of a job; plain jobs, which need nothing special, are all alike and cost no hash.
+pub(crate) fn shape_of(job: &Job) -> Shape {
+    shape(&needs(job))
+}
+
+/// The place of a job in its queue.
+pub(crate) fn ready_key(job: &Job) -> ReadyKey {
+    ReadyKey {
+        tenant: job.tenant.clone(),
+        shape: shape_of(job),
+        priority: job.spec.priority,
+        accepted: job.create_time,
+        job_id: job.id.clone(),
+    }
+}
+
+/// The held entries of one replica, or of one session of it.
+pub(crate) fn held_prefix(replica: &ReplicaId, session: Option<&SessionId>) -> Vec<u8> {
+    let mut prefix = replica.as_bytes().to_vec();
+    prefix.push(SEPARATOR);
+    if let Some(session) = session {
+        prefix.extend_from_slice(session.as_bytes());
+        prefix.push(SEPARATOR);
+    }
+    prefix
+}
+
+/// A member of the held index.
+pub(crate) fn held(slot: &Slot, tenant: &TenantId, id: &JobId) -> Member {
+    let lease = slot.lease_id.to_string();
+    joined(
+        b"",
+        &[
+            slot.replica.as_bytes(),
+            slot.session.as_bytes(),
+            tenant.as_bytes(),
+            id.as_bytes(),
+            lease.as_bytes(),
+        ],
+    )
+}
+
+/// What a member of the held index says.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct HeldEntry {
+    pub(crate) replica: ReplicaId,
+    pub(crate) session: SessionId,
+    pub(crate) tenant: TenantId,
+    pub(crate) job_id: JobId,
+    pub(crate) lease_id: coretex_core::id::LeaseId,
+}
+
+/// Parses [`held`].
+pub(crate) fn parse_held(member: &[u8]) -> Option<HeldEntry> {
+    let mut parts = member.split(|byte| *byte == SEPARATOR).map(text);
+    let mut next = || parts.next().flatten();
+    Some(HeldEntry {
+        replica: ReplicaId::from_trusted(next()?),
+        session: SessionId::from_trusted(next()?),
+        tenant: TenantId::from_trusted(next()?),
+        job_id: JobId::from_trusted(next()?),
+        lease_id: coretex_core::id::LeaseId::parse(next()?)?,
+    })
+}
+
+/// Every index entry that a job has.
+pub(crate) fn entries(job: &Job) -> Vec<(Index, Member)> {
+    let mut entries = Vec::with_capacity(8);
+    let created = by_time(job.create_time, &job.id);
+    entries.push((all(&job.tenant), created.clone()));
+    entries.push((topic(&job.tenant, &job.spec.topic), created.clone()));
+    if job.state.is_terminal() {
+        let end = job.end_time.unwrap_or(job.update_time);
+        entries.push((ENDED, timed(end, &job.tenant, &job.id)));
+    } else {
+        let open = if job.state.is_held() {
+            open_held(&job.tenant)
+        } else {
+            open_waiting(&job.tenant)
+        };
+        entries.push((open, created));
+        if let Some(due) = next_due(job) {
+            entries.push((DUE, timed(due, &job.tenant, &job.id)));
+        }
+        if job.is_ready() {
+            entries.push((READY, ready(&job.spec.topic, &ready_key(job))));
+        }
+    }
+    for slot in job.slots() {
+        entries.push((HELD, held(slot, &job.tenant, &job.id)));
+    }
+    entries
+}

@@ -1,0 +1,53 @@
+//! The engine's metrics, in one place so that names and labels stay bounded and consistent.
+
+use coretex_core::job::{Job, JobState};
+use metrics::{counter, histogram};
+
+const fn state_name(state: JobState) -> &'static str {
+    match state {
+        JobState::Pending => "pending",
+        JobState::Scheduled => "scheduled",
+        JobState::Dispatched => "dispatched",
+        JobState::Running => "running",
+        JobState::Succeeded => "succeeded",
+        JobState::Failed => "failed",
+        JobState::Cancelled => "cancelled",
+        JobState::Denied => "denied",
+        JobState::Timeout => "timeout",
+        JobState::ApprovalRequired => "approval_required",
+    }
+}
+
+/// A job has ended.
+pub(crate) fn ended(job: &Job) {
+    counter!("coretex_jobs_ended_total", "state" => state_name(job.state)).increment(1);
+    if let Some(end) = job.end_time {
+        histogram!("coretex_job_duration_seconds").record(end.since(job.create_time).as_secs_f64());
+    }
+}
+
+/// A job has been accepted.
+pub(crate) fn accepted(fast: bool) {
+    counter!("coretex_jobs_accepted_total", "path" => if fast { "fast" } else { "queue" })
+        .increment(1);
+}
+
+/// An assignment has been committed.
+pub(crate) fn dispatched(waited: std::time::Duration) {
+    histogram!("coretex_dispatch_wait_seconds").record(waited.as_secs_f64());
+}
+
+/// A claim lost against another replica or a change of the job.
+pub(crate) fn claim_lost() {
+    counter!("coretex_claims_lost_total").increment(1);
+}
+
+/// Ended jobs were deleted.
+pub(crate) fn swept(count: usize) {
+    counter!("coretex_jobs_swept_total").increment(count as u64);
+}
+
+/// A check found what should not be.
+pub(crate) fn bug(what: &'static str) {
+    counter!("coretex_invariant_violations_total", "what" => what).increment(1);
+}

@@ -1,0 +1,52 @@
+//! Store time without asking the store: an offset to this process's monotonic clock.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use coretex_core::time::Timestamp;
+use tokio::time::Instant;
+
+/// Deviations up to this are the age of the answer, not a wrong offset.
+const TOLERANCE: Duration = Duration::from_millis(5);
+
+/// Store time, as far as this replica knows it. Every answer of the store corrects it.
+#[derive(Debug)]
+pub(crate) struct StoreClock {
+    origin: Instant,
+    /// Store time in microseconds at `origin`.
+    base: AtomicU64,
+}
+
+impl StoreClock {
+    /// A clock that starts at an answer of the store.
+    pub(crate) fn new(now: Timestamp) -> Self {
+        Self {
+            origin: Instant::now(),
+            base: AtomicU64::new(now.as_micros()),
+        }
+    }
+
+    /// Store time now.
+    pub(crate) fn now(&self) -> Timestamp {
+        Timestamp::from_micros(self.base.load(Ordering::Relaxed)) + self.origin.elapsed()
+    }
+
+    /// Takes the time of an answer into account.
+    pub(crate) fn observe(&self, answered: Timestamp) {
+        let now = self.now();
+        if answered > now {
+            // The answer is from the past, so the store is ahead of us by at least this much.
+            let ahead = answered.since(now);
+            self.base.fetch_add(micros(ahead), Ordering::Relaxed);
+        } else if now.since(answered) > TOLERANCE {
+            // We are ahead, or the answer took long. Half of the difference each time: a slow
+            // answer does little, a wrong offset is gone after a few.
+            let behind = now.since(answered) / 2;
+            self.base.fetch_sub(micros(behind), Ordering::Relaxed);
+        }
+    }
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,162 @@
+//! The clocks of jobs: near ones are held in memory, far ones stand in the index `due`.
+//!
+//! A timer only says "look now": what has run out is decided from the record, in one conditional
+//! commit, so firing twice or late changes nothing but the time.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use coretex_core::id::{JobId, TenantId};
+use coretex_core::job::Job;
+use coretex_core::job::clock::{Due, due, next_due};
+use coretex_core::job::transition::{Trigger, Verdict, apply};
+use coretex_core::time::Timestamp;
+use coretex_store::{Order, Range};
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use crate::engine::Engine;
+use crate::{Error, kernel, keyspace};
+
+/// How far ahead the index is read.
+const HORIZON: Duration = Duration::from_secs(2);
+/// How often.
+const READ_EVERY: Duration = Duration::from_secs(1);
+/// Timers held at once; what is beyond is found by the next read.
+const MAX_ARMED: usize = 50_000;
+/// Entries of one read.
+const PAGE: usize = 4_096;
+
+type Armed = (Timestamp, TenantId, JobId);
+
+/// Timers that fire within the horizon.
+#[derive(Debug, Default)]
+pub(crate) struct Timers {
+    armed: Mutex<BTreeSet<Armed>>,
+    rearmed: Notify,
+}
+
+impl Timers {
+    /// Holds the next clock of a written job if it is near. A replica arms what it commits, so
+    /// that nothing nearer than the next read of the index is missed.
+    pub(crate) fn arm(&self, job: &Job, now: Timestamp) {
+        if let Some(at) = next_due(job)
+            && at <= now + HORIZON
+        {
+            self.put((at, job.tenant.clone(), job.id.clone()));
+        }
+    }
+
+    fn put(&self, timer: Armed) {
+        let mut armed = self.armed.lock();
+        if armed.len() >= MAX_ARMED {
+            return;
+        }
+        let earliest = armed.first().is_none_or(|first| timer.0 < first.0);
+        armed.insert(timer);
+        drop(armed);
+        if earliest {
+            self.rearmed.notify_one();
+        }
+    }
+
+    fn next(&self) -> Option<Timestamp> {
+        self.armed.lock().first().map(|first| first.0)
+    }
+
+    fn take_due(&self, now: Timestamp, limit: usize) -> Vec<Armed> {
+        let mut armed = self.armed.lock();
+        let mut taken = Vec::new();
+        while taken.len() < limit
+            && armed.first().is_some_and(|first| first.0 <= now)
+            && let Some(first) = armed.pop_first()
+        {
+            taken.push(first);
+        }
+        taken
+    }
+}
+
+impl Engine {
+    /// Fires timers until the engine stops.
+    pub(crate) async fn run_timers(self) {
+        let mut read = tokio::time::interval(READ_EVERY);
+        read.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            let now = self.now();
+            let pause = self.timers().next().map_or(READ_EVERY, |at| at.since(now));
+            tokio::select! {
+                _ = read.tick() => if let Err(error) = self.read_due().await {
+                    tracing::warn!(%error, "due index not read; trying again in a second");
+                },
+                () = tokio::time::sleep(pause) => {}
+                () = self.timers().rearmed.notified() => {}
+            }
+            loop {
+                let due = self.timers().take_due(self.now(), PAGE);
+                if due.is_empty() {
+                    break;
+                }
+                let engine = &self;
+                engine
+                    .for_each_bounded(due, |(_, tenant, id)| async move {
+                        engine.fire(&tenant, &id).await;
+                    })
+                    .await;
+            }
+        }
+    }
+
+    async fn read_due(&self) -> crate::Result<()> {
+        if !self.owns_shard() {
+            return Ok(());
+        }
+        let end = self.now() + HORIZON;
+        let range = Range {
+            index: keyspace::DUE,
+            start: bytes::Bytes::new(),
+            end: Some(end.to_be_bytes().to_vec().into()),
+        };
+        let read = self
+            .store()
+            .range(self.shard(), &[range], PAGE, Order::Ascending)
+            .await?;
+        self.observe(read.time);
+        for member in read.value.into_iter().flatten() {
+            match keyspace::parse_timed(&member) {
+                Some(timer) => self.timers().put(timer),
+                None => {
+                    tracing::error!("malformed member in the due index");
+                    crate::telemetry::bug("due_member");
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Does what the clocks of a job ask for.
+    pub(crate) async fn fire(&self, tenant: &TenantId, id: &JobId) {
+        let fraction = self.ids().fraction();
+        let fired = self
+            .change(tenant, id, None, |job, now| {
+                if due(job, now) == Some(Due::Judge) {
+                    let facts = kernel::facts_of(job, now);
+                    let trigger = match kernel::verdict(self.kernel(), facts, job.judge_failures) {
+                        Verdict::Decided(decision) => Trigger::Judged { decision },
+                        Verdict::Unavailable { again_at, reason } => {
+                            Trigger::JudgeUnavailable { again_at, reason }
+                        }
+                    };
+                    return apply(job, trigger, now);
+                }
+                apply(job, Trigger::Due { fraction }, now)
+            })
+            .await;
+        match fired {
+            // A refusal means that the clock no longer runs.
+            Ok(_) | Err(Error::NotFound { .. }) => {}
+            // The entry still stands in the index; the next read brings it again.
+            Err(error) => tracing::warn!(%error, %tenant, job_id = %id, "timer not applied yet"),
+        }
+    }
+}
