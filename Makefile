@@ -23,6 +23,7 @@ lint: ## Only the checks that run nothing: formatting, proto, licences, clippy, 
 	@scripts/check setup fmt proto deny clippy doc
 
 fmt: ## Format Rust and proto files in place
+	@scripts/setup base
 	cargo fmt --all
 	buf format --write
 
