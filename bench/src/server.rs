@@ -1,0 +1,145 @@
+//! The processes under test: the server and its workers, stopped when dropped.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use std::io::{BufRead, BufReader};
+
+use crate::{Result, process};
+
+/// How a server keeps its data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Durability {
+    Fsync,
+    Async,
+}
+
+impl Durability {
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Fsync => "fsync",
+            Self::Async => "async",
+        }
+    }
+}
+
+/// A server with a store of its own.
+#[derive(Debug)]
+pub(crate) struct Server {
+    child: Child,
+    pub(crate) url: String,
+    pub(crate) data: PathBuf,
+    pub(crate) ready_after: Duration,
+    _directory: tempfile::TempDir,
+}
+
+impl Server {
+    /// Starts a server on an empty store and waits until it is ready.
+    pub(crate) fn start(coretexd: &Path, parent: &Path, durability: Durability) -> Result<Self> {
+        let directory = tempfile::TempDir::with_prefix_in("coretex-bench-", parent)?;
+        let data = directory.path().join("data");
+        let config = directory.path().join("config.toml");
+        // Retention is short, so that sweeping runs during every row. The limit on waiting jobs is
+        // out of the way of the row that fills the queue to 100,000.
+        let settings = format!(
+            "[store]\ndurability = \"{}\"\n[retention]\njobs = \"20s\"\n[limits]\nmax_waiting_jobs = 2000000\n",
+            durability.name()
+        );
+        std::fs::write(&config, settings)?;
+        let begun = Instant::now();
+        let mut child = Command::new(coretexd)
+            .args([
+                "--dev",
+                "--listen",
+                "127.0.0.1:0",
+                "--admin-listen",
+                "127.0.0.1:0",
+            ])
+            .args(["--ready-json", "--data-dir"])
+            .arg(&data)
+            .arg("--config")
+            .arg(&config)
+            .env("CORETEX_LOG", "warn")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let stdout = child.stdout.take().ok_or("no stdout")?;
+        let mut line = String::new();
+        BufReader::new(stdout).read_line(&mut line)?;
+        let ready: serde_json::Value = serde_json::from_str(&line)
+            .map_err(|error| format!("the server did not become ready: {error}"))?;
+        let listen = ready["listen"].as_str().ok_or("no listen address")?;
+        Ok(Self {
+            url: format!("http://{listen}"),
+            child,
+            data,
+            ready_after: begun.elapsed(),
+            _directory: directory,
+        })
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub(crate) fn cpu(&self) -> Result<Duration> {
+        process::cpu(self.pid())
+    }
+
+    pub(crate) fn rss(&self) -> Result<u64> {
+        process::rss(self.pid())
+    }
+
+    pub(crate) fn bytes(&self) -> Result<u64> {
+        process::directory_bytes(&self.data)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        stop(&mut self.child);
+    }
+}
+
+/// A worker process that does nothing, many times.
+#[derive(Debug)]
+pub(crate) struct Worker {
+    child: Child,
+}
+
+impl Worker {
+    /// Starts a worker; it has connected when this returns.
+    pub(crate) fn start(server: &Server, topic: &str, parallel: usize) -> Result<Self> {
+        let mut child = Command::new(std::env::current_exe()?)
+            .args(["worker", "--server", &server.url, "--topic", topic])
+            .args(["--parallel", &parallel.to_string()])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let stdout = child.stdout.take().ok_or("no stdout")?;
+        let mut line = String::new();
+        BufReader::new(stdout).read_line(&mut line)?;
+        if line.trim() != "connected" {
+            stop(&mut child);
+            return Err("the worker did not connect".into());
+        }
+        Ok(Self { child })
+    }
+
+    pub(crate) fn cpu(&self) -> Result<Duration> {
+        process::cpu(self.child.id())
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        stop(&mut self.child);
+    }
+}
+
+fn stop(child: &mut Child) {
+    // It may have ended by itself; then there is nothing to stop.
+    let _ = child.kill();
+    let _ = child.wait();
+}
