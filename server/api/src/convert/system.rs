@@ -1,0 +1,126 @@
+//! The installation and how it is doing.
+
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+
+use coretex_engine::{PoolInfo, ReplicaInfo, SystemStatus};
+use coretex_proto::v1;
+
+use super::{count, duration, time};
+
+/// Writes the status; `pools` say which queues are whose.
+pub(crate) fn write(status: &SystemStatus, pools: &[PoolInfo]) -> v1::GetStatusResponse {
+    let (this, others): (Vec<_>, Vec<_>) = status
+        .replicas
+        .iter()
+        .partition(|replica| replica.replica_id == status.replica_id);
+    let version = this.first().map(|replica| replica.version.clone());
+    let ready = status.store_problem.is_none() && status.bus_healthy;
+    let replicas = this
+        .iter()
+        .map(|this| replica(this, ready))
+        // Others that keep their lease have a store; more is not known of them here.
+        .chain(others.iter().map(|other| replica(other, true)));
+    v1::GetStatusResponse {
+        version: version.unwrap_or_default(),
+        uptime: Some(duration(status.now.since(status.start_time))),
+        start_time: Some(time(status.start_time)),
+        replicas: replicas.collect(),
+        engines: engines(status),
+        workers: count(status.workers),
+        queue_depths: queue_depths(status, pools),
+        store_usage: Some(v1::StoreUsage {
+            used_bytes: bytes(status.usage.bytes),
+            limit_bytes: bytes(status.usage.capacity),
+        }),
+    }
+}
+
+fn engines(status: &SystemStatus) -> Vec<v1::EngineStatus> {
+    let store = v1::EngineStatus {
+        component: "store".to_owned(),
+        name: status.store_engine.to_owned(),
+        durability: durability(&status.durability).into(),
+        healthy: status.store_problem.is_none(),
+        message: status.store_problem.clone().unwrap_or_default(),
+    };
+    let bus = v1::EngineStatus {
+        component: "bus".to_owned(),
+        name: status.bus_engine.to_owned(),
+        durability: v1::Durability::Unspecified.into(),
+        healthy: status.bus_healthy,
+        message: if status.bus_healthy {
+            String::new()
+        } else {
+            "not connected".to_owned()
+        },
+    };
+    vec![store, bus]
+}
+
+/// The levels of store and contract have the same names.
+fn durability(level: &impl Debug) -> v1::Durability {
+    let name = format!("DURABILITY_{level:?}").to_uppercase();
+    v1::Durability::from_str_name(&name).unwrap_or_default()
+}
+
+/// The jobs that wait, by pool. What no connected worker serves stands under an empty name.
+fn queue_depths(status: &SystemStatus, pools: &[PoolInfo]) -> Vec<v1::QueueDepth> {
+    let mut depths: BTreeMap<&str, (u64, bool)> = BTreeMap::new();
+    for (topic, waiting, capped) in &status.queues {
+        let mut add = |pool| {
+            let depth = depths.entry(pool).or_default();
+            depth.0 = depth.0.saturating_add(*waiting);
+            depth.1 |= capped;
+        };
+        let mut served = false;
+        for pool in pools.iter().filter(|pool| pool.topics.contains(topic)) {
+            add(pool.pool.as_str());
+            served = true;
+        }
+        if !served {
+            add("");
+        }
+    }
+    let write = |(pool, (waiting, capped)): (&str, (u64, bool))| v1::QueueDepth {
+        pool: pool.to_owned(),
+        waiting: count(waiting),
+        capped,
+    };
+    depths.into_iter().map(write).collect()
+}
+
+fn replica(replica: &ReplicaInfo, healthy: bool) -> v1::ReplicaStatus {
+    v1::ReplicaStatus {
+        replica_id: replica.replica_id.to_string(),
+        version: replica.version.clone(),
+        start_time: Some(time(replica.start_time)),
+        ready: healthy && !replica.draining,
+        draining: replica.draining,
+        workers: count(replica.workers),
+        active_jobs: count(replica.active_jobs),
+    }
+}
+
+fn bytes(bytes: u64) -> i64 {
+    i64::try_from(bytes).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use coretex_store::Durability;
+
+    use super::*;
+
+    #[test]
+    fn every_level_of_durability_has_its_value() {
+        for (level, value) in [
+            (Durability::Ephemeral, v1::Durability::Ephemeral),
+            (Durability::Async, v1::Durability::Async),
+            (Durability::Replicated, v1::Durability::Replicated),
+            (Durability::Fsync, v1::Durability::Fsync),
+        ] {
+            assert_eq!(durability(&level), value);
+        }
+    }
+}

@@ -1,0 +1,181 @@
+//! `WorkerService`: sessions of workers, and looking at workers and pools.
+
+mod session;
+
+use coretex_core::id::WorkerId;
+use coretex_core::job::JobState;
+use coretex_engine::{Caller, Engine, JobFilter, PageRequest, WorkerInfo};
+use coretex_proto::v1;
+use coretex_proto::v1::worker_service_server::WorkerService;
+use tonic::{Request, Response, Status, Streaming, async_trait};
+
+use crate::call::answer;
+use crate::problem::Result as Outcome;
+use crate::validate::{Fields, check};
+use crate::{convert, page};
+use session::Outbox;
+
+/// The most attempts of one worker that are shown.
+const MAX_RUNNING: usize = 1_000;
+
+/// The service over an engine.
+#[derive(Clone, Debug)]
+pub(crate) struct Workers {
+    engine: Engine,
+}
+
+impl Workers {
+    pub(crate) const fn new(engine: Engine) -> Self {
+        Self { engine }
+    }
+
+    /// What a worker runs of the caller's tenant.
+    async fn running(&self, caller: &Caller, id: &WorkerId) -> Outcome<Vec<v1::AttemptRef>> {
+        let filter = JobFilter {
+            states: vec![JobState::Dispatched, JobState::Running],
+            worker_id: Some(id.clone()),
+            ..JobFilter::default()
+        };
+        let page = PageRequest {
+            size: MAX_RUNNING,
+            token: String::new(),
+        };
+        let found = self.engine.list_jobs(caller, &filter, page, false).await?;
+        let running = found.jobs.iter().map(|answer| v1::AttemptRef {
+            tenant_id: answer.job.tenant.to_string(),
+            job_id: answer.job.id.to_string(),
+            attempt: convert::count(answer.job.attempt),
+            lease_id: String::new(),
+        });
+        Ok(running.collect())
+    }
+}
+
+/// Reads the id of a worker.
+fn worker_id(id: &str) -> Outcome<WorkerId> {
+    check(|fields| fields.id("worker_id", id, WorkerId::parse, WorkerId::from_trusted))
+}
+
+/// Which workers a list shows.
+struct Shown {
+    pool: String,
+    topic: String,
+    states: Vec<v1::WorkerState>,
+}
+
+impl Shown {
+    fn read(fields: &mut Fields, request: &v1::ListWorkersRequest) -> Self {
+        if !request.pool.is_empty() {
+            fields.name("pool", &request.pool);
+        }
+        if !request.topic.is_empty() {
+            fields.topic("topic", &request.topic);
+        }
+        Self {
+            pool: request.pool.clone(),
+            topic: request.topic.clone(),
+            states: fields.values("states", &request.states),
+        }
+    }
+
+    fn matches(&self, worker: &WorkerInfo) -> bool {
+        let state = if worker.draining {
+            v1::WorkerState::Draining
+        } else {
+            v1::WorkerState::Ready
+        };
+        let topic = |topic: &coretex_core::id::Topic| topic.as_str() == self.topic;
+        (self.pool.is_empty() || self.pool == worker.pool.as_str())
+            && (self.topic.is_empty() || worker.topics.iter().any(topic))
+            && (self.states.is_empty() || self.states.contains(&state))
+    }
+
+    fn list_name(&self, caller: &Caller) -> u64 {
+        let states = format!("{:?}", self.states);
+        let tenant = caller.tenant.as_str();
+        page::list_name(["workers", tenant, &self.pool, &self.topic, &states])
+    }
+}
+
+#[async_trait]
+impl WorkerService for Workers {
+    type OpenSessionStream = Outbox;
+
+    async fn open_session(
+        &self,
+        request: Request<Streaming<v1::OpenSessionRequest>>,
+    ) -> Result<Response<Self::OpenSessionStream>, Status> {
+        answer(request, |call, inbound| async move {
+            Ok(session::open(self.engine.clone(), call, inbound))
+        })
+        .await
+    }
+
+    async fn list_workers(
+        &self,
+        request: Request<v1::ListWorkersRequest>,
+    ) -> Result<Response<v1::ListWorkersResponse>, Status> {
+        answer(request, |call, request| async move {
+            let (shown, page) = check(|fields| {
+                let shown = Shown::read(fields, &request);
+                let page = page::read(fields, request.page_size, request.page_token);
+                (shown, page)
+            })?;
+            let list = shown.list_name(&call.caller);
+            let page = page::unseal(page, list)?;
+            let (mut workers, next) = self.engine.list_workers(&call.caller, page).await?;
+            workers.retain(|worker| shown.matches(worker));
+            Ok(v1::ListWorkersResponse {
+                workers: workers.into_iter().map(convert::worker::write).collect(),
+                next_page_token: page::seal(&next, list),
+            })
+        })
+        .await
+    }
+
+    async fn get_worker(
+        &self,
+        request: Request<v1::GetWorkerRequest>,
+    ) -> Result<Response<v1::GetWorkerResponse>, Status> {
+        answer(request, |call, request| async move {
+            let id = worker_id(&request.worker_id)?;
+            let worker = self.engine.get_worker(&call.caller, &id).await?;
+            Ok(v1::GetWorkerResponse {
+                worker: Some(convert::worker::write(worker)),
+                running: self.running(&call.caller, &id).await?,
+            })
+        })
+        .await
+    }
+
+    async fn drain_worker(
+        &self,
+        request: Request<v1::DrainWorkerRequest>,
+    ) -> Result<Response<v1::DrainWorkerResponse>, Status> {
+        answer(request, |call, request| async move {
+            let id = worker_id(&request.worker_id)?;
+            let drained = self.engine.drain_worker(&call.caller, &id, request.undo);
+            Ok(v1::DrainWorkerResponse {
+                worker: Some(convert::worker::write(drained.await?)),
+            })
+        })
+        .await
+    }
+
+    async fn list_pools(
+        &self,
+        request: Request<v1::ListPoolsRequest>,
+    ) -> Result<Response<v1::ListPoolsResponse>, Status> {
+        answer(request, |call, request| async move {
+            let list = page::list_name(["pools", call.caller.tenant.as_str()]);
+            let page = check(|fields| page::read(fields, request.page_size, request.page_token))?;
+            let page = page::unseal(page, list)?;
+            let (pools, next) = self.engine.list_pools(&call.caller, page).await?;
+            Ok(v1::ListPoolsResponse {
+                pools: pools.iter().map(convert::worker::pool).collect(),
+                next_page_token: page::seal(&next, list),
+            })
+        })
+        .await
+    }
+}

@@ -1,0 +1,200 @@
+//! The stream of a session, both ways.
+//!
+//! Bounded throughout: one message is read at a time, a few wait to be written, and they are
+//! converted only when the transport takes them. A worker that does not read loses its session.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use coretex_engine::{Engine, Error, Session, ToWorker, Welcome};
+use coretex_proto::v1;
+use futures::Stream;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, timeout};
+use tonic::{Status, Streaming};
+use tracing::Instrument;
+
+use crate::call::Call;
+use crate::convert::session as convert;
+use crate::problem::{Problem, Result};
+
+/// Messages that wait for the transport, beside what it buffers itself.
+const OUTBOX: usize = 16;
+/// How long the first message may take.
+const HELLO_PATIENCE: Duration = Duration::from_secs(10);
+/// How long the outbox may stay full.
+const READ_PATIENCE: Duration = Duration::from_secs(10);
+/// How long the reason for an end may wait for a full outbox.
+const PARTING_PATIENCE: Duration = Duration::from_secs(1);
+
+/// Something to write.
+#[derive(Debug)]
+enum Outgoing {
+    Welcome(Welcome),
+    Message(ToWorker),
+    Failed(Status),
+}
+
+/// The stream of responses of one session.
+#[derive(Debug)]
+pub(crate) struct Outbox {
+    receiver: mpsc::Receiver<Outgoing>,
+}
+
+impl Stream for Outbox {
+    type Item = std::result::Result<v1::OpenSessionResponse, Status>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.receiver.poll_recv(cx).map(|next| {
+            next.map(|outgoing| match outgoing {
+                Outgoing::Welcome(welcome) => Ok(convert::welcome(&welcome)),
+                Outgoing::Message(message) => Ok(convert::write(message)),
+                Outgoing::Failed(status) => Err(status),
+            })
+        })
+    }
+}
+
+/// Starts a session; it ends with the stream of either side.
+pub(crate) fn open(
+    engine: Engine,
+    call: Call,
+    inbound: Streaming<v1::OpenSessionRequest>,
+) -> Outbox {
+    let (sender, receiver) = mpsc::channel(OUTBOX);
+    let span = tracing::info_span!("session", request_id = %call.request_id);
+    tokio::spawn(run(engine, call, inbound, sender).instrument(span));
+    Outbox { receiver }
+}
+
+async fn run(
+    engine: Engine,
+    call: Call,
+    mut inbound: Streaming<v1::OpenSessionRequest>,
+    sender: mpsc::Sender<Outgoing>,
+) {
+    let ended = tokio::select! {
+        ended = converse(&engine, &call, &mut inbound, &sender) => ended,
+        () = sender.closed() => Ok(()),
+    };
+    if let Err(problem) = ended {
+        let status = call.status(problem);
+        tracing::debug!(code = ?status.code(), "session refused or ended");
+        // One that does not read does not read this either.
+        let _ = sender
+            .send_timeout(Outgoing::Failed(status), PARTING_PATIENCE)
+            .await;
+    }
+}
+
+/// From hello to the end. Dropping it ends the engine's session as cut.
+async fn converse(
+    engine: &Engine,
+    call: &Call,
+    inbound: &mut Streaming<v1::OpenSessionRequest>,
+    sender: &mpsc::Sender<Outgoing>,
+) -> Result<()> {
+    let limits = engine.limits();
+    let first = timeout(HELLO_PATIENCE, inbound.message()).await;
+    let first = match first {
+        Ok(read) => read.map_err(unreadable)?,
+        Err(_) => None,
+    };
+    let hello = convert::hello(first.ok_or(Problem::HelloExpected)?, limits)?;
+    let mut session = engine.open_session(&call.caller, hello).await?;
+    let outbound = session.outbound();
+    deliver(sender, Outgoing::Welcome(session.welcome.clone())).await?;
+
+    let mut heard = Heard {
+        last: Instant::now(),
+        said_farewell: false,
+    };
+    // The engine's side first: when it has closed the session, what the worker still says is moot.
+    let ended = tokio::select! {
+        biased;
+        closed = forward(outbound, sender) => closed.map(|()| Ended::ByEngine),
+        left = listen(engine, &session, inbound, &mut heard) => left.map(|()| Ended::ByWorker),
+    };
+    match ended {
+        Ok(Ended::ByWorker) => {
+            // A stream that just stops may be a broken connection, whatever it looks like: only
+            // one that was announced is a farewell.
+            session.end(heard.said_farewell).await;
+            Ok(())
+        }
+        Ok(Ended::ByEngine) => Err(why_closed(engine, &session, &heard)),
+        // The engine refuses messages of a session that it has closed.
+        Err(Problem::Engine(Error::Protocol { .. })) if engine.is_draining() => {
+            Err(Error::Draining.into())
+        }
+        Err(problem) => Err(problem),
+    }
+}
+
+enum Ended {
+    ByWorker,
+    ByEngine,
+}
+
+/// What is known of the worker's side.
+struct Heard {
+    last: Instant,
+    said_farewell: bool,
+}
+
+/// Reads until the worker's stream ends.
+async fn listen(
+    engine: &Engine,
+    session: &Session,
+    inbound: &mut Streaming<v1::OpenSessionRequest>,
+    heard: &mut Heard,
+) -> Result<()> {
+    while let Some(message) = inbound.message().await.map_err(unreadable)? {
+        let message = convert::message(message, engine.limits())?;
+        heard.last = Instant::now();
+        heard.said_farewell |= matches!(message, coretex_engine::FromWorker::Drain);
+        session.receive(message).await?;
+    }
+    Ok(())
+}
+
+/// Writes until the engine closes the session.
+async fn forward(
+    mut outbound: mpsc::Receiver<ToWorker>,
+    sender: &mpsc::Sender<Outgoing>,
+) -> Result<()> {
+    while let Some(message) = outbound.recv().await {
+        deliver(sender, Outgoing::Message(message)).await?;
+    }
+    Ok(())
+}
+
+async fn deliver(sender: &mpsc::Sender<Outgoing>, outgoing: Outgoing) -> Result<()> {
+    // A closed outbox ends the session in `run`.
+    match sender.send_timeout(outgoing, READ_PATIENCE).await {
+        Ok(()) | Err(mpsc::error::SendTimeoutError::Closed(_)) => Ok(()),
+        Err(mpsc::error::SendTimeoutError::Timeout(_)) => Err(Problem::WorkerTooSlow),
+    }
+}
+
+/// Why the engine has closed a session.
+fn why_closed(engine: &Engine, session: &Session, heard: &Heard) -> Problem {
+    if engine.is_draining() {
+        Error::Draining.into()
+    } else if heard.last.elapsed() >= session.welcome.heartbeat_interval {
+        Problem::HeartbeatMissed
+    } else {
+        Problem::WorkerTooSlow
+    }
+}
+
+/// Why nothing more can be read: a broken connection, or what is no message.
+fn unreadable(status: Status) -> Problem {
+    match status.code() {
+        tonic::Code::OutOfRange | tonic::Code::ResourceExhausted => Problem::RequestTooLarge,
+        _ => Problem::Undecodable {
+            description: status.message().to_owned(),
+        },
+    }
+}
