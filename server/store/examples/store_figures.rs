@@ -152,7 +152,12 @@ impl Job {
 /// Microseconds of processor time of this process so far.
 fn cpu_micros() -> u64 {
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
-    let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+    let fields: Vec<&str> = stat
+        .rsplit(')')
+        .next()
+        .unwrap()
+        .split_whitespace()
+        .collect();
     let ticks: u64 = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
     ticks * 10_000
 }
@@ -160,7 +165,10 @@ fn cpu_micros() -> u64 {
 fn status(field: &str) -> String {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find(|line| line.starts_with(field)).unwrap();
-    line.split_whitespace().skip(1).collect::<Vec<_>>().join(" ")
+    line.split_whitespace()
+        .skip(1)
+        .collect::<Vec<_>>()
+        .join(" ")
 }
 
 fn fsync_p50(directory: &Path) -> Duration {
@@ -192,6 +200,9 @@ fn options(path: Option<&Path>, groups: Arc<Groups>) -> EmbeddedOptions {
     if std::env::var_os("STORE_ASYNC").is_some() && path.is_some() {
         options.durability = Durability::Async;
     }
+    if let Some(micros) = std::env::var_os("STORE_LINGER") {
+        options.linger = Duration::from_micros(micros.to_str().unwrap().parse().unwrap());
+    }
     options.observer = Some(groups);
     options.on_repair = Some(Arc::new(|progress| {
         println!(
@@ -218,7 +229,10 @@ async fn load(store: &Arc<EmbeddedStore>, from: u64, jobs: u64, committers: u64,
                 store.commit(job.submit()).await.unwrap();
                 store.commit(job.finish()).await.unwrap();
                 if number >= keep {
-                    store.commit(Job::new(number - keep).retire()).await.unwrap();
+                    store
+                        .commit(Job::new(number - keep).retire())
+                        .await
+                        .unwrap();
                 }
             }
         }));
@@ -228,7 +242,13 @@ async fn load(store: &Arc<EmbeddedStore>, from: u64, jobs: u64, committers: u64,
     }
 }
 
-async fn measure(store: Arc<EmbeddedStore>, groups: Arc<Groups>, jobs: u64, committers: u64, keep: u64) {
+async fn measure(
+    store: Arc<EmbeddedStore>,
+    groups: Arc<Groups>,
+    jobs: u64,
+    committers: u64,
+    keep: u64,
+) {
     let existing = store
         .count(SHARD, &Range::all("all/acme"), u64::MAX)
         .await
@@ -284,14 +304,28 @@ async fn main() {
             let store = EmbeddedStore::open(options(Some(path), groups.clone())).unwrap();
             let store = Arc::new(store);
             let (jobs, committers) = (number(2, 100_000), number(3, 64));
-            measure(store.clone(), groups, jobs, committers, number(4, u64::MAX / 4)).await;
+            measure(
+                store.clone(),
+                groups,
+                jobs,
+                committers,
+                number(4, u64::MAX / 4),
+            )
+            .await;
             let start = Instant::now();
             store.close(Duration::from_secs(60)).await;
             println!("closed in {:?}", start.elapsed());
         }
         Some("memory") => {
             let store = Arc::new(EmbeddedStore::open(options(None, groups.clone())).unwrap());
-            measure(store, groups, number(1, 100_000), number(2, 64), u64::MAX / 4).await;
+            measure(
+                store,
+                groups,
+                number(1, 100_000),
+                number(2, 64),
+                u64::MAX / 4,
+            )
+            .await;
         }
         Some("reopen") => {
             let start = Instant::now();
@@ -307,7 +341,14 @@ async fn main() {
         Some("crash") => {
             let store = EmbeddedStore::open(options(Some(Path::new(&args[1])), groups)).unwrap();
             let store = Arc::new(store);
-            load(&store, 2_000_000_000 + cpu_micros(), 1_000, 64, u64::MAX / 4).await;
+            load(
+                &store,
+                2_000_000_000 + cpu_micros(),
+                1_000,
+                64,
+                u64::MAX / 4,
+            )
+            .await;
             tokio::time::sleep(Duration::from_millis(number(2, 0))).await;
             // As kill -9 would: nothing is dropped, nothing is closed.
             std::process::abort();

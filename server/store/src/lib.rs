@@ -5,6 +5,8 @@
 
 mod batch;
 pub mod codec;
+#[cfg(feature = "conformance")]
+pub mod conformance;
 mod contract;
 pub mod embedded;
 mod error;

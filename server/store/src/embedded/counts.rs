@@ -101,7 +101,9 @@ impl IndexChanges {
         if name_holders > 0 {
             let end = prefix_end(&prefix);
             let range = match &end {
-                Some(end) => tables.index.range::<&[u8]>(prefix.as_slice()..end.as_slice())?,
+                Some(end) => tables
+                    .index
+                    .range::<&[u8]>(prefix.as_slice()..end.as_slice())?,
                 None => tables.index.range::<&[u8]>(prefix.as_slice()..)?,
             };
             for row in range.take(name_holders) {

@@ -6,6 +6,7 @@
 //! opened over a scratch layer in memory, so that reads go on.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::fs::{File, TryLockError};
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -83,6 +84,8 @@ enum Medium {
 struct Scratch {
     blocks: BTreeMap<u64, Box<[u8]>>,
     len: u64,
+    /// What lies beyond was cut off once and reads as zeros.
+    medium_len: u64,
 }
 
 /// One medium for the life of a store, across reopenings of the database in it.
@@ -157,6 +160,7 @@ impl Disk {
         *self.scratch.write() = Some(Scratch {
             blocks: BTreeMap::new(),
             len: self.len(),
+            medium_len: self.len(),
         });
     }
 
@@ -187,9 +191,13 @@ impl Disk {
             for (mut at, end) in ranges {
                 let end = end.min(len);
                 while at < end {
-                    let part = usize::try_from(end - at).map_or(block.len(), |n| n.min(block.len()));
+                    let part =
+                        usize::try_from(end - at).map_or(block.len(), |n| n.min(block.len()));
                     file.read_exact_at(&mut block[..part], at)?;
-                    self.before(DiskOp::Write { offset: at, len: part })?;
+                    self.before(DiskOp::Write {
+                        offset: at,
+                        len: part,
+                    })?;
                     file.write_all_at(&block[..part], at)?;
                     at += part as u64;
                 }
@@ -290,7 +298,7 @@ impl Disk {
         if offset + out.len() as u64 > scratch.len {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        let medium_len = self.len();
+        let medium_len = scratch.medium_len;
         each_part(offset, out.len(), BLOCK, |part, index, within| {
             let len = part.len();
             let out = &mut out[part];
@@ -306,20 +314,21 @@ impl Disk {
     }
 
     fn write_covered(&self, scratch: &mut Scratch, offset: u64, data: &[u8]) -> io::Result<()> {
-        let medium_len = self.len();
+        let medium_len = scratch.medium_len;
         each_part(offset, data.len(), BLOCK, |part, index, within| {
             let len = part.len();
-            if !scratch.blocks.contains_key(&(index as u64)) {
-                let mut block = vec![0; BLOCK].into_boxed_slice();
-                let at = (index * BLOCK) as u64;
-                let inside =
-                    usize::try_from(medium_len.saturating_sub(at)).map_or(BLOCK, |n| n.min(BLOCK));
-                self.read_medium(at, &mut block[..inside])?;
-                scratch.blocks.insert(index as u64, block);
-            }
-            if let Some(block) = scratch.blocks.get_mut(&(index as u64)) {
-                block[within..within + len].copy_from_slice(&data[part]);
-            }
+            let block = match scratch.blocks.entry(index as u64) {
+                Entry::Occupied(block) => block.into_mut(),
+                Entry::Vacant(place) => {
+                    let mut block = vec![0; BLOCK].into_boxed_slice();
+                    let at = (index * BLOCK) as u64;
+                    let inside = usize::try_from(medium_len.saturating_sub(at))
+                        .map_or(BLOCK, |n| n.min(BLOCK));
+                    self.read_medium(at, &mut block[..inside])?;
+                    place.insert(block)
+                }
+            };
+            block[within..within + len].copy_from_slice(&data[part]);
             Ok(())
         })
     }
@@ -371,8 +380,11 @@ impl StorageBackend for Handle {
     fn set_len(&self, len: u64) -> io::Result<()> {
         if let Some(scratch) = &mut *self.0.scratch.write() {
             scratch.len = len;
-            let keep = len.div_ceil(BLOCK as u64);
-            scratch.blocks.split_off(&keep);
+            scratch.medium_len = scratch.medium_len.min(len);
+            scratch.blocks.split_off(&len.div_ceil(BLOCK as u64));
+            if let Some(block) = scratch.blocks.get_mut(&(len / BLOCK as u64)) {
+                block[usize::try_from(len % BLOCK as u64).unwrap_or(0)..].fill(0);
+            }
             return Ok(());
         }
         self.0.before(DiskOp::SetLen { len })?;
@@ -421,7 +433,9 @@ mod tests {
         let handle = Handle(Arc::new(disk));
         let mut state = 1_u64;
         let mut random = |below: usize| {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1);
             (state >> 33) as usize % below
         };
         for round in 0..500 {

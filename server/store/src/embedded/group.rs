@@ -137,7 +137,6 @@ impl<'t, 'k> Group<'t, 'k> {
 
     /// Everything that could fail, and nothing that changes anything. The inner error is an answer
     /// (also that of a resend); otherwise the batch is to be applied with these buckets.
-    #[expect(clippy::type_complexity, reason = "private, and said in the comment")]
     fn judge(&mut self, batch: &Batch) -> Result<Result<Vec<(Name, Bucket)>, Answer>, Trouble> {
         let shard = shard_code(batch.shard);
         for precondition in &batch.preconditions {
@@ -213,14 +212,14 @@ impl<'t, 'k> Group<'t, 'k> {
                         holders,
                     })
                 }),
-            Precondition::Bucket { key, rate, cost } => self
-                .demand(shard, key, rate, *cost, taken)?
-                .map_err(|at| {
+            Precondition::Bucket { key, rate, cost } => {
+                self.demand(shard, key, rate, *cost, taken)?.map_err(|at| {
                     CommitError::LimitReached(Limit::Bucket {
                         key: key.clone(),
                         at,
                     })
-                }),
+                })
+            }
         })
     }
 
@@ -476,6 +475,12 @@ pub(super) fn write_clock(state: &mut Rows<'_>, now: Timestamp) -> Result<(), St
     Ok(())
 }
 
+/// The bytes of a log entry; `None` when they are damaged.
+pub(super) fn open_entry<'a>(key: &[u8; 10], row: &'a [u8]) -> Option<&'a [u8]> {
+    let (sum, entry) = row.split_first_chunk::<4>()?;
+    (checksum(&[key, entry]) == u32::from_le_bytes(*sum)).then_some(entry)
+}
+
 /// Reads where a log begins and ends.
 pub(super) fn log_ends(
     state: &impl ReadableTable<&'static [u8], &'static [u8]>,
@@ -493,7 +498,13 @@ pub(super) fn log_ends(
     let mut entries = log.range::<&[u8; 10]>(&low..=&high)?;
     let next = match entries.next_back() {
         None => first,
-        Some(entry) => first.max(log_id(entry?.0.value()) + 1),
+        Some(entry) => {
+            let (key, row) = entry?;
+            // A damaged id would make ids jump.
+            open_entry(key.value(), row.value())
+                .ok_or_else(|| Trouble::Damaged("the end of a log".to_owned()))?;
+            first.max(log_id(key.value()) + 1)
+        }
     };
     Ok(Ends { first, next })
 }

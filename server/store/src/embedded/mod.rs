@@ -144,10 +144,13 @@ impl EmbeddedStore {
             writer.serve(&mut vec![item]);
             return Ok(());
         }
-        self.shared.queue.push(item).map_err(|refusal| match refusal {
-            Refusal::Full(retry_after) => CommitError::Overloaded { retry_after },
-            Refusal::Closed => closed(),
-        })
+        self.shared
+            .queue
+            .push(item)
+            .map_err(|refusal| match refusal {
+                Refusal::Full(retry_after) => CommitError::Overloaded { retry_after },
+                Refusal::Closed => closed(),
+            })
     }
 
     fn is_open(&self) -> Result<(), StoreError> {

@@ -143,8 +143,12 @@ fn build(disk: &Arc<Disk>, options: &EmbeddedOptions) -> Result<Database, Databa
     let mut builder = Builder::new();
     builder.set_cache_size(options.cache_bytes);
     let len = disk.len();
-    let small = len > 0 && len <= VERIFIED_BYTES && options.path.is_some();
-    builder.set_check_integrity_on_open(small || (len > 0 && options.verify == Verify::Always));
+    let verify = match options.verify {
+        Verify::Auto => len <= VERIFIED_BYTES,
+        Verify::Always => true,
+        Verify::AfterCrash => false,
+    };
+    builder.set_check_integrity_on_open(verify && len > 0 && options.path.is_some());
     if let Some(observer) = options.on_repair.clone() {
         builder.set_repair_callback(move |session| {
             observer(RepairProgress {

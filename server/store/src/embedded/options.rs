@@ -29,6 +29,8 @@ pub enum Verify {
     Auto,
     /// All of it, always. Takes seconds for gigabytes.
     Always,
+    /// All of it after a crash only.
+    AfterCrash,
 }
 
 /// How far a repair has come.
@@ -91,6 +93,8 @@ pub struct EmbeddedOptions {
     pub group_commits: usize,
     /// Most bytes in one transaction, unless one commit is larger.
     pub group_bytes: usize,
+    /// How long the writer waits for callers who were just answered, when there are many.
+    pub linger: Duration,
     /// How much is verified on opening.
     pub verify: Verify,
     /// Is told how a repair goes on.
@@ -127,6 +131,7 @@ impl EmbeddedOptions {
             queue_bytes: 64 * 1024 * 1024,
             group_commits: 128,
             group_bytes: 1024 * 1024,
+            linger: Duration::from_micros(100),
             verify: Verify::Auto,
             on_repair: None,
             observer: None,

@@ -41,13 +41,18 @@ pub(super) enum Refusal {
     Closed,
 }
 
+/// With fewer callers than this a group is not worth waiting for.
+const CROWD: usize = 8;
+
 #[derive(Debug, Default)]
 struct Waiting {
     items: VecDeque<Item>,
     bytes: usize,
     closed: bool,
-    /// The writer sleeps and wants to be woken.
-    asleep: bool,
+    /// How many were served or waiting when the last group was done.
+    company: usize,
+    /// The writer sleeps until so many wait; 0 = it does not sleep.
+    wanted: usize,
 }
 
 /// Requests that wait for the writer.
@@ -85,14 +90,20 @@ impl Queue {
             || (waiting.bytes + item.bytes > self.max_bytes && !waiting.items.is_empty());
         if full {
             let groups = waiting.items.len() / self.group_commits + 1;
-            let micros = self.pace.load(Ordering::Relaxed).saturating_mul(groups as u64);
+            let micros = self
+                .pace
+                .load(Ordering::Relaxed)
+                .saturating_mul(groups as u64);
             return Err(Refusal::Full(Duration::from_micros(
                 micros.clamp(5_000, 1_000_000),
             )));
         }
         waiting.bytes += item.bytes;
         waiting.items.push_back(item);
-        let wake = std::mem::take(&mut waiting.asleep);
+        let wake = waiting.wanted > 0 && waiting.items.len() >= waiting.wanted;
+        if wake {
+            waiting.wanted = 0;
+        }
         drop(waiting);
         if wake {
             self.wake.notify_one();
@@ -100,14 +111,29 @@ impl Queue {
         Ok(())
     }
 
-    /// Moves the next group into `group`, waiting up to `patience` for its first request. Tells
-    /// whether the queue is closed and empty.
-    pub(super) fn take(&self, group: &mut Vec<Item>, max_bytes: usize, patience: Duration) -> bool {
+    /// Moves the next group into `group`, waiting up to `patience` for its first request, and then
+    /// up to `linger` for as many as were under way when the last group was answered: callers who
+    /// were just answered tend to come back at once, and a larger group costs less per commit.
+    /// Tells whether the queue is closed and empty.
+    pub(super) fn take(
+        &self,
+        group: &mut Vec<Item>,
+        max_bytes: usize,
+        patience: Duration,
+        linger: Duration,
+    ) -> bool {
         let mut waiting = self.waiting.lock();
         if waiting.items.is_empty() && !waiting.closed {
-            waiting.asleep = true;
+            waiting.wanted = 1;
             self.wake.wait_for(&mut waiting, patience);
-            waiting.asleep = false;
+            waiting.wanted = 0;
+        }
+        let company = waiting.company.min(self.group_commits);
+        let missing = !waiting.items.is_empty() && waiting.items.len() < company;
+        if missing && company >= CROWD && !waiting.closed && !linger.is_zero() {
+            waiting.wanted = company;
+            self.wake.wait_for(&mut waiting, linger);
+            waiting.wanted = 0;
         }
         let mut bytes = 0;
         while group.len() < self.group_commits {
@@ -121,7 +147,14 @@ impl Queue {
                 group.push(item);
             }
         }
+        waiting.company = 0;
         group.is_empty() && waiting.closed
+    }
+
+    /// Takes note of how many callers were served or waiting at once.
+    pub(super) fn answered(&self, served: usize) {
+        let mut waiting = self.waiting.lock();
+        waiting.company = served + waiting.items.len();
     }
 
     /// Requests that wait now.
@@ -168,7 +201,7 @@ mod tests {
         let mut sizes = Vec::new();
         while queue.len() > 0 {
             let mut group = Vec::new();
-            assert!(!queue.take(&mut group, 100, Duration::ZERO));
+            assert!(!queue.take(&mut group, 100, Duration::ZERO, Duration::ZERO));
             sizes.push(group.iter().map(|item| item.bytes).collect::<Vec<_>>());
         }
         assert_eq!(sizes, [vec![10, 10, 10], vec![10, 90], vec![200]]);
@@ -180,7 +213,7 @@ mod tests {
         assert_eq!(queue.push(item(500)), Ok(()));
         assert!(matches!(queue.push(item(1)), Err(Refusal::Full(_))));
         let mut group = Vec::new();
-        queue.take(&mut group, 1_000, Duration::ZERO);
+        queue.take(&mut group, 1_000, Duration::ZERO, Duration::ZERO);
         for _ in 0..2 {
             assert_eq!(queue.push(item(1)), Ok(()));
         }
@@ -188,10 +221,10 @@ mod tests {
         queue.close();
         assert_eq!(queue.push(item(1)), Err(Refusal::Closed));
         group.clear();
-        assert!(!queue.take(&mut group, 1_000, Duration::from_secs(60)));
+        assert!(!queue.take(&mut group, 1_000, Duration::from_secs(60), Duration::ZERO));
         assert_eq!(group.len(), 2);
         group.clear();
-        assert!(queue.take(&mut group, 1_000, Duration::from_secs(60)));
+        assert!(queue.take(&mut group, 1_000, Duration::from_secs(60), Duration::ZERO));
         assert!(group.is_empty());
     }
 }

@@ -2,6 +2,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use coretex_core::time::Timestamp;
@@ -14,7 +15,7 @@ use crate::{
 
 use super::counts::read_count;
 use super::envelope::Header;
-use super::group::{Trouble, log_ends, printable};
+use super::group::{Trouble, log_ends, open_entry, printable};
 use super::layout::{
     INDEX, LOG, RECORD, STATE, checksum, index_prefix, log_id, log_key, record_key, shard_code,
 };
@@ -85,7 +86,12 @@ fn run<T>(
         Ok(Err(ReadError::Storage(redb::Error::Corrupted(reason)))) => Err(StoreError::DataLoss {
             what: format!("the store file: {reason}"),
         }),
-        Ok(Err(ReadError::Storage(error))) => Err(unavailable(&error.to_string())),
+        Ok(Err(ReadError::Storage(error))) => {
+            if matches!(error, redb::Error::Io(_) | redb::Error::PreviousIo) {
+                shared.suspect.store(true, Ordering::Release);
+            }
+            Err(unavailable(&error.to_string()))
+        }
         Err(panic) => Err(StoreError::DataLoss {
             what: format!("the store file: {}", panic_text(panic.as_ref())),
         }),
@@ -161,7 +167,9 @@ pub(super) fn count(
     let table = read.open_table(INDEX)?;
     let mut members = 0;
     let limit = usize::try_from(cap).unwrap_or(usize::MAX);
-    walk(&table, shard, range, limit, Order::Ascending, |_| members += 1)?;
+    walk(&table, shard, range, limit, Order::Ascending, |_| {
+        members += 1
+    })?;
     Ok(members)
 }
 
@@ -228,9 +236,7 @@ pub(super) fn tail(
         let (key, row) = row?;
         let (key, row) = (key.value(), row.value());
         let id = log_id(key);
-        let value = row.split_first_chunk::<4>().and_then(|(sum, value)| {
-            (checksum(&[key, value]) == u32::from_le_bytes(*sum)).then_some(value)
-        });
+        let value = open_entry(key, row);
         let expected = from + entries.len() as u64;
         let Some(value) = value.filter(|_| id == expected) else {
             return Err(ReadError::Damaged(format!("log entry {expected}")));

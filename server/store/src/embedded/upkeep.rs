@@ -162,11 +162,7 @@ mod tests {
 
     #[test]
     fn pressure_follows_what_the_store_could_still_have() {
-        let with = |available| {
-            Some(Space {
-                available,
-            })
-        };
+        let with = |available| Some(Space { available });
         assert_eq!(pressure(GIB, None), Pressure::Normal);
         assert_eq!(pressure(GIB, with(50 * GIB)), Pressure::Normal);
         // Others fill the disk: that alone is no reason to refuse work.

@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::time::Duration;
 
 use coretex_core::time::Timestamp;
@@ -37,6 +37,8 @@ pub(super) struct Shared {
     pub(super) queue: Queue,
     /// `None` while it is reopened and after the store was closed.
     pub(super) database: RwLock<Option<Database>>,
+    /// A read met an I/O error, after which the database answers nothing until it is reopened.
+    pub(super) suspect: AtomicBool,
     pressure: AtomicU8,
     time: AtomicU64,
 }
@@ -59,6 +61,7 @@ impl Shared {
             disk,
             files,
             database: RwLock::new(Some(database)),
+            suspect: AtomicBool::new(false),
             pressure: AtomicU8::new(0),
             time: AtomicU64::new(time.as_micros()),
         }
@@ -157,7 +160,8 @@ impl Writer {
             let mut items = std::mem::take(&mut self.items);
             let patience = if self.behind { Duration::ZERO } else { TICK };
             let queue = &self.shared.queue;
-            let over = queue.take(&mut items, self.shared.options.group_bytes, patience);
+            let options = &self.shared.options;
+            let over = queue.take(&mut items, options.group_bytes, patience, options.linger);
             if over {
                 break;
             }
@@ -190,6 +194,8 @@ impl Writer {
             Some(Obstacle::Failed(reason)) => Err(Failure::NotApplied(reason.clone())),
             None => self.write(items, &mut answers),
         };
+        // Before the answers: who is answered comes back at once.
+        self.shared.queue.answered(commits);
         let written = outcome.is_ok();
         let applied = *outcome.as_ref().unwrap_or(&0);
         match outcome {
@@ -268,7 +274,9 @@ impl Writer {
         let applied = group.applied;
         if applied == 0 {
             drop(group);
-            transaction.abort().map_err(|error| not_applied(error.into()))?;
+            transaction
+                .abort()
+                .map_err(|error| not_applied(error.into()))?;
             return Ok(0);
         }
         let mut tables = group.finish().map_err(|error| not_applied(error.into()))?;
@@ -301,6 +309,9 @@ impl Writer {
     pub(super) fn tick(&mut self, now: Timestamp) {
         self.ticked = now;
         self.measure();
+        if self.shared.suspect.swap(false, Ordering::AcqRel) {
+            self.reopen("a read failed");
+        }
         if matches!(self.obstacle, Some(Obstacle::Failed(_))) {
             self.retry();
         }
@@ -434,7 +445,11 @@ impl Writer {
     fn reopen(&mut self, reason: &str) {
         self.known = Known::default();
         self.drop_database();
-        let probe = self.shared.files.as_ref().map(|files| files.probe.as_path());
+        let probe = self
+            .shared
+            .files
+            .as_ref()
+            .map(|files| files.probe.as_path());
         match self.shared.disk.probe(probe) {
             Ok(()) => self.install(None),
             Err(error) => {
@@ -447,7 +462,11 @@ impl Writer {
 
     /// Tries whether writes work again.
     fn retry(&mut self) {
-        let probe = self.shared.files.as_ref().map(|files| files.probe.as_path());
+        let probe = self
+            .shared
+            .files
+            .as_ref()
+            .map(|files| files.probe.as_path());
         if let Err(error) = self.shared.disk.try_writes(probe) {
             self.obstacle = Some(Obstacle::Failed(format!("writes fail: {error}")));
             return;
