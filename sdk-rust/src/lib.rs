@@ -35,6 +35,11 @@
 //!   result until the server has stored it. Servers may be restarted under it.
 //! - Nothing here prints, exits or reads environment variables. Log lines go to `tracing`.
 
+// Compiles the examples of the README.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
 mod backoff;
 mod client;
 mod entropy;

@@ -44,7 +44,9 @@ impl Client {
         loop {
             let (channel, server) = self.shared.transport.channel();
             let prepared = self.prepare(request.clone(), Some(deadline));
-            let error = match timeout_at(deadline, send(channel, prepared)).await {
+            // Boxed, or every future that makes a call would be many kilobytes large.
+            let sending = Box::pin(send(channel, prepared));
+            let error = match timeout_at(deadline, sending).await {
                 Ok(Ok(response)) => return Ok(response.into_inner()),
                 Ok(Err(status)) => Error::from(status).at_server(server),
                 Err(_) => return Err(Error::deadline(limit)),
