@@ -150,7 +150,18 @@ async fn the_limit_can_be_changed_while_it_runs() {
     }
     assert_eq!(seen, ["2", "b"]);
     server.cut();
-    assert_eq!(server.session().await.hello.max_parallel_jobs, 2);
+    let mut session = server.welcomed().await;
+    assert_eq!(session.hello.max_parallel_jobs, 2);
+    // In a hello 0 would mean 1, so it is said again after the welcome.
+    handle.set_max_parallel_jobs(0);
+    for _ in 0..2 {
+        match session.next().await {
+            Some(FromWorker::Capacity(capacity)) => assert_eq!(capacity.max_parallel_jobs, 0),
+            other => panic!("unexpected {other:?}"),
+        }
+        server.cut();
+        session = server.welcomed().await;
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -249,6 +260,8 @@ async fn a_cancel_reaches_the_handler_which_decides_how_to_answer() {
             match job.job_id.as_str() {
                 "stops" => {
                     let why = ctx.cancelled().await;
+                    let left = ctx.stop_deadline().unwrap() - Instant::now();
+                    assert_eq!(left, 30 * SECOND);
                     assert_eq!(why, CancelReason::Requested("no longer needed".into()));
                     Err(JobFailure::new("stopped", why.to_string()))
                 }

@@ -73,6 +73,11 @@ impl StopSignal {
         self.state.lock().reason.clone()
     }
 
+    /// When patience ends; `None` unless somebody has asked to stop.
+    pub(super) fn end(&self) -> Option<Instant> {
+        self.state.lock().end
+    }
+
     pub(super) fn is_requested(&self) -> bool {
         self.state.lock().reason.is_some()
     }
@@ -97,8 +102,7 @@ impl StopSignal {
             let changed = self.changed.notified();
             tokio::pin!(changed);
             changed.as_mut().enable();
-            let end = self.state.lock().end;
-            match end {
+            match self.end() {
                 None => changed.await,
                 Some(end) => {
                     tokio::select! {

@@ -102,6 +102,13 @@ impl Context {
         self.attempt.stop.reason()
     }
 
+    /// When the handler is dropped if it has not returned; `None` unless it has been asked to stop.
+    /// Comes nearer when somebody loses patience.
+    #[must_use]
+    pub fn stop_deadline(&self) -> Option<Instant> {
+        self.attempt.stop.end()
+    }
+
     /// Says how far the work is, in percent, and what it does just now. Costs next to nothing: only
     /// the latest report is sent, a few times per second at most.
     pub fn progress(&self, percent: i32, message: impl Into<String>) {

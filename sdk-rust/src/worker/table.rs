@@ -276,10 +276,8 @@ impl Table {
                     .request(CancelReason::Requested(reason), end);
                 Vec::new()
             }
-            Phase::Finished { .. } => {
-                self.resend(&of.lease_id, now);
-                Vec::new()
-            }
+            // The result is the answer, and on its way.
+            Phase::Finished { .. } => Vec::new(),
             Phase::Waiting { .. } | Phase::Confirming { .. } => {
                 let result = message::not_run(&entry.attempt.reference);
                 self.conclude(&of.lease_id, Some(result), now)
@@ -303,7 +301,7 @@ impl Table {
                         Vec::new()
                     }
                     Phase::Finished { .. } => {
-                        self.resend(&of.lease_id, now);
+                        // The result is the answer, and on its way; nobody will acknowledge it.
                         self.entries.remove(of.lease_id.as_str());
                         Vec::new()
                     }
@@ -391,9 +389,13 @@ impl Table {
             return Vec::new();
         }
         self.limit = limit;
-        self.send(Message::Capacity(WorkerCapacity {
-            max_parallel_jobs: i32::try_from(limit).unwrap_or(i32::MAX),
-        }));
+        self.send_limit();
         self.fill(now)
+    }
+
+    fn send_limit(&self) {
+        self.send(Message::Capacity(WorkerCapacity {
+            max_parallel_jobs: i32::try_from(self.limit).unwrap_or(i32::MAX),
+        }));
     }
 }

@@ -59,6 +59,10 @@ impl Table {
         for lease in finished {
             self.resend(&lease, now);
         }
+        if self.limit == 0 {
+            // In the hello 0 stands for the default.
+            self.send_limit();
+        }
         if self.draining {
             self.send(Message::Drain(WorkerDrain {}));
         }
