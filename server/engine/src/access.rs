@@ -205,7 +205,8 @@ const CACHE_FOR: Duration = Duration::from_secs(10);
 const TOUCH_EVERY: Duration = Duration::from_secs(60);
 /// Credentials that are remembered at once.
 const CACHE_SIZE: usize = 10_000;
-const KEY_FORMAT: u8 = 1;
+/// The format of the records of API keys.
+pub(crate) const KEY_FORMAT: u8 = 1;
 /// What every secret starts with, so that scanners find leaked ones.
 const SECRET_PREFIX: &str = "ctx_";
 

@@ -35,7 +35,7 @@ pub(crate) struct Loaded {
 }
 
 /// What an idempotency key stands for.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct IdempotencyRecord {
     pub(crate) job_id: JobId,
     #[serde(with = "serde_bytes")]
@@ -44,7 +44,7 @@ pub(crate) struct IdempotencyRecord {
 }
 
 /// One change of one job, as the shard's log keeps it.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct LogEntry {
     pub(crate) tenant: TenantId,
     pub(crate) job_id: JobId,

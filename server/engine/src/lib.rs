@@ -8,6 +8,9 @@ mod dispatch;
 mod engine;
 mod error;
 mod filter;
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod fixtures;
 mod jobs;
 mod kernel;
 mod keyspace;
