@@ -11,6 +11,7 @@ mod contract;
 pub mod embedded;
 mod error;
 pub mod gcra;
+pub mod layers;
 pub mod validate;
 
 pub use batch::{Batch, CommitId, Committed, Precondition, Rate, Write};

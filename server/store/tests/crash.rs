@@ -60,7 +60,7 @@ async fn write_for_ever(directory: &Path, durability: Durability) {
                 Some(record) => (record.version, parse(&record.value)),
                 None => (0, 0),
             };
-            loop {
+            while number < u64::MAX {
                 number += 1;
                 let name = format!("{writer:02}/{number:08}");
                 let mut batch = Batch::new(SHARD, fresh());
