@@ -1,0 +1,90 @@
+//! The reference of all settings as Markdown: docs/config.md, which a test keeps current.
+
+use super::Config;
+use super::settings::{SECTIONS, SETTINGS, Section, Setting};
+
+const INTRO: &str = "\
+# Configuration of `coretexd`
+
+Generated from `server/coretexd/src/config/settings.rs`; `UPDATE_DOCS=1 cargo test -p coretexd --test
+config_reference` writes it anew.
+
+`coretexd` without arguments is a working single node. What it is told comes, each over the one
+before, from
+
+1. the defaults below,
+2. the TOML file of `--config FILE` or `CORETEX_CONFIG`; there is no other place where one is looked
+   for,
+3. environment variables (an empty one counts as not set),
+4. flags.
+
+Unknown keys and unknown variables that start with `CORETEX_` are refused with the nearest known
+name, and so are values that contradict each other; all complaints come at once, with file, line and
+column. Ignored are the variables of clients, of the children of `worker exec` and of the scripts of
+this repository: `CORETEX_SERVER`, `CORETEX_API_KEY`, `CORETEX_PROFILE`, `CORETEX_OUTPUT`,
+`CORETEX_JOB_ID`, `CORETEX_ATTEMPT`, `CORETEX_DEADLINE`, `CORETEX_TOOLS` and those that start with
+`CORETEX_CLI_`, `CORETEX_TEST_`, `CORETEX_BENCH_` or `CORETEX_DEMO_`.
+
+`coretexd --dump-config` prints what would be used, where each value comes from, with secrets masked;
+its output is a configuration file.
+
+Exit codes: 0 clean stop, 1 stopped by a second signal before it was done, 2 usage or configuration,
+3 cannot start (port taken, data directory locked, backend unreachable).
+
+A durable server on a network, for example:
+
+```toml
+listen = \"0.0.0.0:50051\"
+data_dir = \"/var/lib/coretex\"
+
+[tls]
+cert = \"/etc/coretex/server.pem\"
+key = \"/etc/coretex/server.key\"
+
+[retention]
+jobs = \"30d\"
+```
+";
+
+/// The whole page.
+#[must_use]
+pub fn markdown() -> String {
+    let mut text = INTRO.to_owned();
+    text.push_str("\n## Top level\n\n");
+    keys("", &mut text);
+    for Section { name, doc, main } in SECTIONS {
+        text.push_str(&format!("\n## `[{name}]`\n\n{doc}"));
+        if let Some(key) = main {
+            text.push_str(&format!(" `{name} = ...` alone means `{key}`."));
+        }
+        text.push_str("\n\n");
+        keys(name, &mut text);
+    }
+    text
+}
+
+fn keys(section: &str, text: &mut String) {
+    let defaults = Config::default();
+    for setting in SETTINGS
+        .iter()
+        .filter(|setting| setting.parts().0 == section)
+    {
+        let Setting {
+            key,
+            env,
+            flag,
+            form,
+            doc,
+            ..
+        } = setting;
+        let default = match (*key, setting.show(&defaults)) {
+            ("data_dir", _) => "`$XDG_DATA_HOME/coretex`, else `~/.local/share/coretex`".to_owned(),
+            (_, Some(value)) => format!("`{value}`"),
+            (_, None) => "not set".to_owned(),
+        };
+        let flag = flag.map_or_else(String::new, |flag| format!(", `--{flag}`"));
+        text.push_str(&format!(
+            "- **`{key}`**: {doc}\n  {form}; default {default}; `{env}`{flag}\n"
+        ));
+    }
+}

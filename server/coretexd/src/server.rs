@@ -1,0 +1,362 @@
+//! The server put together: engines, use cases, ports; and taken apart again in order.
+
+use std::io::{self, Write};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use coretex_bus::{Bus, BusInfo, InProcBus};
+use coretex_core::time::{Clock, IdGen};
+use coretex_engine::{AllowAll, Engine, EngineOptions};
+use coretex_store::Store;
+use coretex_store::embedded::{EmbeddedOptions, EmbeddedStore};
+use tokio::net::TcpListener;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::task::TaskTracker;
+
+use crate::access::{self, Access};
+use crate::admin::{self, Admin};
+use crate::banner;
+use crate::config::{self, Backend, Config};
+use crate::datadir;
+use crate::error::StartError;
+use crate::grpc::Grpc;
+use crate::readiness::Readiness;
+use crate::source::{RandomIds, SystemClock};
+use crate::telemetry::metrics::Metrics;
+
+/// How often the health service learns what `/readyz` would say.
+const HEALTH_PERIOD: Duration = Duration::from_secs(1);
+/// The end of the drain that is kept for closing the store.
+const CLOSING: Duration = Duration::from_secs(3);
+
+/// A running server. Dropping it without [`Server::stop`] ends the admin port and leaves the rest
+/// to the end of the process.
+#[derive(Debug)]
+pub struct Server {
+    config: Config,
+    listen: SocketAddr,
+    admin: SocketAddr,
+    access: Access,
+    engine: Engine,
+    store: Arc<dyn Store>,
+    bus: BusInfo,
+    grpc: Grpc,
+    readiness: Arc<Readiness>,
+    /// Admin port and upkeep: they outlive the drain.
+    background: TaskTracker,
+    background_stop: DropGuard,
+}
+
+impl Server {
+    /// Starts a server. When it returns, jobs are served.
+    ///
+    /// # Errors
+    /// See [`StartError`]. Nothing is left running then.
+    pub async fn start(config: Config) -> Result<Self, StartError> {
+        check_built(&config)?;
+        let tls = crate::grpc::tls(&config.tls)?;
+        let (listener, listen) = bind("listen", config.listen).await?;
+        let (admin_listener, admin) = bind("admin_listen", config.admin_listen).await?;
+
+        let readiness = Arc::new(Readiness::starting());
+        let background = TaskTracker::new();
+        let stop = CancellationToken::new();
+        let metrics = Metrics::install(&[
+            ("store", config.store.url.scheme()),
+            ("durability", durability_of(&config)),
+            ("bus", config.bus.url.scheme()),
+        ]);
+        background.spawn(metrics.clone().keep_up(stop.clone()));
+        let page = Arc::new(Admin {
+            readiness: Arc::clone(&readiness),
+            metrics,
+        });
+        background.spawn(admin::serve(admin_listener, page, stop.clone()));
+        // From here on a failure ends them.
+        let background_stop = stop.clone().drop_guard();
+
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let ids: Arc<dyn IdGen> = Arc::new(RandomIds);
+        prepare_data_dir(&config)?;
+        let store = open_store(&config, &clock, &*ids, &readiness).await?;
+        let bus: Arc<dyn Bus> = Arc::new(InProcBus::new());
+        readiness.progress("taking up the jobs that are under way");
+        let engine = Engine::start(engine_options(&config, &store, &bus, &ids)).await?;
+        let prepared = async {
+            let access = access_of(&config, &engine).await?;
+            let grpc = Grpc::start(&config, engine.clone(), ids, listener, tls).await?;
+            grpc.health().set_serving(true).await;
+            Ok((access, grpc))
+        };
+        let (access, grpc) = match prepared.await {
+            Ok(prepared) => prepared,
+            Err(error) => {
+                engine.drain(Duration::ZERO).await;
+                store.close(CLOSING).await;
+                return Err(error);
+            }
+        };
+        readiness.running(engine.clone());
+        background.spawn(watch_health(Arc::clone(&readiness), grpc.health(), stop));
+        Ok(Self {
+            config,
+            listen,
+            admin,
+            access,
+            engine,
+            store,
+            bus: bus.info(),
+            grpc,
+            readiness,
+            background,
+            background_stop,
+        })
+    }
+
+    /// Where gRPC is served.
+    #[must_use]
+    pub const fn listen(&self) -> SocketAddr {
+        self.listen
+    }
+
+    /// Where metrics and probes are served.
+    #[must_use]
+    pub const fn admin(&self) -> SocketAddr {
+        self.admin
+    }
+
+    /// The use cases, for tests in the same process.
+    #[must_use]
+    pub const fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
+    /// Tells people on stderr what runs where, and programs on stdout, if they asked for it, the
+    /// addresses in one line of JSON.
+    ///
+    /// # Errors
+    /// Nobody reads stdout.
+    pub fn announce(&self) -> Result<(), StartError> {
+        banner::show(&banner::Facts {
+            config: &self.config,
+            listen: self.listen,
+            admin: self.admin,
+            store: self.store.info(),
+            bus: &self.bus,
+            access: &self.access,
+        });
+        if self.config.ready_json {
+            tell_ready(self.listen, self.admin)?;
+        }
+        Ok(())
+    }
+
+    /// Waits until the server fails by itself, and says why. Never returns otherwise.
+    pub async fn failed(&mut self) -> String {
+        self.grpc.failed().await
+    }
+
+    /// Stops: not ready, no new work, workers are told to reconnect elsewhere, calls under way are
+    /// answered, what is committed is on disk. Takes at most the configured drain timeout.
+    pub async fn stop(self) {
+        let timeout = self.config.timing.drain_timeout;
+        let closing = CLOSING.min(timeout / 4);
+        let work = timeout.saturating_sub(closing);
+        self.readiness.stopping();
+        self.grpc.health().set_serving(false).await;
+        // Workers are told to leave before their connections are.
+        let started = tokio::time::Instant::now();
+        self.engine.drain(work).await;
+        self.grpc.stop(work.saturating_sub(started.elapsed())).await;
+        self.store.close(closing).await;
+        drop(self.background_stop);
+        self.background.close();
+        self.background.wait().await;
+        tracing::info!("stopped");
+    }
+}
+
+/// What the configuration may say and this build cannot do is refused, never ignored.
+fn check_built(config: &Config) -> Result<(), StartError> {
+    let missing = |key, backend: &Backend| match backend {
+        Backend::Builtin(_) => Ok(()),
+        Backend::Url(_) => Err(StartError::NotBuilt {
+            key,
+            what: format!("`{}://`", backend.scheme()),
+        }),
+    };
+    missing("store.url", &config.store.url)?;
+    missing("bus.url", &config.bus.url)?;
+    if config.otlp.endpoint.is_some() {
+        return Err(StartError::NotBuilt {
+            key: "otlp.endpoint",
+            what: "the export of traces".to_owned(),
+        });
+    }
+    Ok(())
+}
+
+async fn bind(
+    key: &'static str,
+    address: SocketAddr,
+) -> Result<(TcpListener, SocketAddr), StartError> {
+    let failed = |error| StartError::Listen {
+        key,
+        address,
+        error,
+    };
+    let listener = TcpListener::bind(address).await.map_err(failed)?;
+    let bound = listener.local_addr().map_err(failed)?;
+    Ok((listener, bound))
+}
+
+/// Without a store and without a key nothing is written there.
+fn prepare_data_dir(config: &Config) -> Result<(), StartError> {
+    if config.ephemeral && config.dev {
+        return Ok(());
+    }
+    datadir::ensure(&config.data_dir).map_err(|error| StartError::Io {
+        what: format!(
+            "cannot use the data directory {}",
+            config.data_dir.display()
+        ),
+        error,
+    })
+}
+
+fn durability_of(config: &Config) -> &'static str {
+    if config.ephemeral {
+        "ephemeral"
+    } else {
+        config.store.durability.name()
+    }
+}
+
+async fn open_store(
+    config: &Config,
+    clock: &Arc<dyn Clock>,
+    ids: &dyn IdGen,
+    readiness: &Arc<Readiness>,
+) -> Result<Arc<dyn Store>, StartError> {
+    let (clock, id) = (Arc::clone(clock), ids.random());
+    let mut options = if config.ephemeral {
+        EmbeddedOptions::memory(clock, id)
+    } else {
+        EmbeddedOptions {
+            durability: match config.store.durability {
+                config::Durability::Fsync => coretex_store::Durability::Fsync,
+                config::Durability::Async => coretex_store::Durability::Async,
+            },
+            ..EmbeddedOptions::directory(&config.data_dir, clock, id)
+        }
+    };
+    options.cache_bytes = config.store.cache_size.as_usize();
+    let observer = Arc::clone(readiness);
+    options.on_repair = Some(Arc::new(move |progress| {
+        let percent = (progress.fraction * 100.0) as u32;
+        tracing::info!(
+            percent,
+            file_bytes = progress.file_bytes,
+            "the store was not closed; verifying it"
+        );
+        observer.progress(format!("verifying the store: {percent} %"));
+    }));
+    readiness.progress("opening the store");
+    let opened = tokio::task::spawn_blocking(move || EmbeddedStore::open(options));
+    match opened.await {
+        Ok(Ok(store)) => Ok(Arc::new(store)),
+        Ok(Err(error)) => Err(error.into()),
+        Err(error) => Err(StartError::Io {
+            what: "opening the store failed".to_owned(),
+            error: io::Error::other(error),
+        }),
+    }
+}
+
+fn engine_options(
+    config: &Config,
+    store: &Arc<dyn Store>,
+    bus: &Arc<dyn Bus>,
+    ids: &Arc<dyn IdGen>,
+) -> EngineOptions {
+    let Config {
+        limits,
+        retention,
+        timing,
+        ..
+    } = config;
+    EngineOptions {
+        store: Arc::clone(store),
+        bus: Arc::clone(bus),
+        ids: Arc::clone(ids),
+        kernel: Arc::new(AllowAll),
+        limits: coretex_engine::Limits {
+            max_payload_bytes: limits.max_payload.as_usize(),
+            max_waiting_jobs: limits.max_waiting_jobs,
+            max_parallel_jobs: limits.max_parallel_jobs,
+            max_sessions: limits.max_sessions as usize,
+            max_watches: limits.max_watches as usize,
+            ..coretex_engine::Limits::default()
+        },
+        retention: coretex_engine::Retention {
+            jobs: retention.jobs,
+            byte_budget: retention.byte_budget.get(),
+            log_entries: retention.log_entries,
+            deletes_per_second: retention.deletes_per_second,
+        },
+        timing: coretex_engine::Timing {
+            adoption_window: timing.adoption_window,
+            heartbeat_interval: timing.heartbeat_interval,
+            session_silence: timing.heartbeat_timeout,
+            cancel_grace: timing.cancel_grace,
+            ..coretex_engine::Timing::default()
+        },
+        dev: config.dev,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+    }
+}
+
+async fn access_of(config: &Config, engine: &Engine) -> Result<Access, StartError> {
+    if config.dev {
+        tracing::warn!("development mode: no credentials are needed and every job is allowed");
+        return Ok(Access::Open);
+    }
+    access::ensure(engine, &config.data_dir, config.ephemeral).await
+}
+
+/// The one line that stdout carries.
+fn tell_ready(listen: SocketAddr, admin: SocketAddr) -> Result<(), StartError> {
+    let line = serde_json::json!({
+        "listen": listen.to_string(),
+        "admin": admin.to_string(),
+    });
+    let mut stdout = io::stdout().lock();
+    writeln!(stdout, "{line}")
+        .and_then(|()| stdout.flush())
+        .map_err(|error| StartError::Io {
+            what: "cannot write to stdout".to_owned(),
+            error,
+        })
+}
+
+/// Carries readiness over to the gRPC health service.
+async fn watch_health(
+    readiness: Arc<Readiness>,
+    health: coretex_api::Health,
+    stop: CancellationToken,
+) {
+    let mut ticks = tokio::time::interval(HEALTH_PERIOD);
+    let mut last = None;
+    while stop.run_until_cancelled(ticks.tick()).await.is_some() {
+        let problem = readiness.problem().await;
+        if problem != last {
+            match &problem {
+                Some(reason) => tracing::warn!(reason, "not ready"),
+                None => tracing::info!("ready again"),
+            }
+            health.set_serving(problem.is_none()).await;
+            last = problem;
+        }
+    }
+}

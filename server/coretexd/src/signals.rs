@@ -1,0 +1,93 @@
+//! A server from the first byte of its configuration to its exit code.
+
+use std::future::Future;
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::config::Config;
+use crate::{Server, StartError};
+
+/// The program stopped before it was done, on a second signal.
+const CUT: u8 = 1;
+
+/// Runs a server until SIGTERM or SIGINT, drains it, and says how the program should end. A second
+/// signal ends the drain at once.
+pub async fn run(config: Config) -> ExitCode {
+    let mut signals = match Signals::new() {
+        Ok(signals) => signals,
+        Err(error) => {
+            return refuse(&StartError::Io {
+                what: "cannot listen to signals".to_owned(),
+                error,
+            });
+        }
+    };
+    // Opening a store can take long after a crash; a signal must be able to end that, too.
+    let mut server = match signals.unless_told(Box::pin(Server::start(config))).await {
+        Some(Ok(server)) => server,
+        Some(Err(error)) => return refuse(&error),
+        None => return ExitCode::SUCCESS,
+    };
+    let told = server.announce();
+    if let Err(error) = told {
+        server.stop().await;
+        return refuse(&error);
+    }
+    let failed = signals.unless_told(Box::pin(server.failed())).await;
+    if let Some(reason) = &failed {
+        say(&format!("error: {reason}\n"));
+    }
+    match signals.unless_told(Box::pin(server.stop())).await {
+        Some(()) if failed.is_none() => ExitCode::SUCCESS,
+        Some(()) => ExitCode::from(3),
+        None => {
+            say("error: stopped by a second signal before the shutdown was done\n");
+            ExitCode::from(CUT)
+        }
+    }
+}
+
+fn refuse(error: &StartError) -> ExitCode {
+    let mut text = format!("error: {error}\n");
+    if let Some(hint) = error.hint() {
+        text.push_str(&format!("hint: {hint}\n"));
+    }
+    say(&text);
+    ExitCode::from(error.exit_code())
+}
+
+/// Nobody to tell is no reason to end differently.
+fn say(text: &str) {
+    let _told = io::stderr().write_all(text.as_bytes());
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    /// What comes of `work`; `None` when a signal came first.
+    async fn unless_told<T>(&mut self, work: impl Future<Output = T>) -> Option<T> {
+        tokio::select! {
+            outcome = work => Some(outcome),
+            _ = self.terminate.recv() => {
+                tracing::info!(signal = "SIGTERM", "stopping");
+                None
+            }
+            _ = self.interrupt.recv() => {
+                tracing::info!(signal = "SIGINT", "stopping");
+                None
+            }
+        }
+    }
+}
