@@ -80,6 +80,7 @@ pub(crate) fn routes(
     impl Service<Request<Body>, Response = Response<Body>, Error = Infallible, Future: Send + 'static>
     + Clone
     + Send
+    + Sync
     + 'static
     + use<>,
     ServeError,

@@ -69,6 +69,7 @@ impl Api {
         >
         + Clone
         + Send
+        + Sync
         + 'static
         + use<>,
         ServeError,

@@ -378,3 +378,6 @@ fn any(name: &str, message: &impl Message) -> Any {
 pub(crate) fn shorten(text: &str, max: usize) -> &str {
     &text[..text.floor_char_boundary(max)]
 }
+
+#[cfg(test)]
+mod tests;

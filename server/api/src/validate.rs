@@ -282,9 +282,12 @@ impl Fields {
             .ok()?;
         if duration < *range.start() {
             self.refuse(field, "must be longer than zero");
-        } else if duration > *range.end() {
+            return None;
+        }
+        if duration > *range.end() {
             let max = range.end().as_secs();
             self.refuse(field, format!("must be at most {max}s"));
+            return None;
         }
         Some(duration)
     }
@@ -399,3 +402,6 @@ pub(crate) fn principal(text: &str) -> std::result::Result<String, IdError> {
     }
     Ok(text.to_owned())
 }
+
+#[cfg(test)]
+mod tests;

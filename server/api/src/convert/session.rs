@@ -429,3 +429,6 @@ fn write_ref(attempt: &AttemptRef) -> v1::AttemptRef {
         lease_id,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -262,3 +262,6 @@ pub(crate) fn topics(
     }
     fields.ids(field, topics, max, Topic::parse)
 }
+
+#[cfg(test)]
+mod tests;
