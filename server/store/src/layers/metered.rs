@@ -116,6 +116,7 @@ impl Layer for Metered {
         if answer.is_err() {
             failures.increment(1);
         }
+        // The type of the answer is not known here, and asking again costs one system call.
         if call == Call::Usage
             && let Ok(usage) = self.inner.usage().await
         {
