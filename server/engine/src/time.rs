@@ -33,20 +33,45 @@ impl StoreClock {
 
     /// Takes the time of an answer into account.
     pub(crate) fn observe(&self, answered: Timestamp) {
-        let now = self.now();
-        if answered > now {
+        let base = self.base.load(Ordering::Relaxed);
+        let now = Timestamp::from_micros(base) + self.origin.elapsed();
+        let corrected = if answered > now {
             // The answer is from the past, so the store is ahead of us by at least this much.
-            let ahead = answered.since(now);
-            self.base.fetch_add(micros(ahead), Ordering::Relaxed);
+            base.saturating_add(micros(answered.since(now)))
         } else if now.since(answered) > TOLERANCE {
             // We are ahead, or the answer took long. Half of the difference each time: a slow
             // answer does little, a wrong offset is gone after a few.
-            let behind = now.since(answered) / 2;
-            self.base.fetch_sub(micros(behind), Ordering::Relaxed);
-        }
+            base.saturating_sub(micros(now.since(answered) / 2))
+        } else {
+            return;
+        };
+        // Of several answers that see the same wrong offset, one corrects it.
+        let _ = self.base.compare_exchange(base, corrected, Ordering::Relaxed, Ordering::Relaxed);
     }
 }
 
 fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn follows_the_store_in_both_directions() {
+        let start = Timestamp::from_micros(1_000_000_000);
+        let clock = StoreClock::new(start);
+        tokio::time::advance(Duration::from_secs(3)).await;
+        assert_eq!(clock.now(), start + Duration::from_secs(3));
+        let ahead = start + Duration::from_secs(100);
+        clock.observe(ahead);
+        clock.observe(ahead);
+        assert_eq!(clock.now(), ahead);
+        let behind = start + Duration::from_secs(50);
+        for _ in 0..20 {
+            clock.observe(behind);
+        }
+        assert!(clock.now().since(behind) <= TOLERANCE);
+    }
 }
