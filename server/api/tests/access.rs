@@ -1,0 +1,222 @@
+//! Credentials and the status of the installation, through the services.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use coretex_engine::Role;
+use coretex_proto::v1;
+use coretex_proto::v1::access_service_client::AccessServiceClient;
+use coretex_proto::v1::system_service_client::SystemServiceClient;
+use support::{Harness, Served, fields, metadata, reason, submission};
+use tonic::{Code, Request};
+
+fn client(harness: &Harness) -> AccessServiceClient<Served> {
+    AccessServiceClient::new(harness.service.clone())
+}
+
+fn with<T>(secret: &str, message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    let bearer = format!("Bearer {secret}").parse().unwrap();
+    request.metadata_mut().insert("authorization", bearer);
+    request
+}
+
+fn new_key(roles: &[&str]) -> v1::CreateApiKeyRequest {
+    v1::CreateApiKeyRequest {
+        display_name: "for the tests".to_owned(),
+        roles: roles.iter().map(|role| (*role).to_owned()).collect(),
+        ..v1::CreateApiKeyRequest::default()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_key_lives_from_creation_to_revocation() {
+    let harness = Harness::closed().await;
+    let admin = harness.key("acme", &[Role::Admin]).await;
+    let mut client = client(&harness);
+    let made = client
+        .create_api_key(with(&admin, new_key(&["viewer"])))
+        .await;
+    let made = made.unwrap().into_inner();
+    let key = made.api_key.unwrap();
+    assert_eq!((key.tenant_id.as_str(), key.roles.len()), ("acme", 1));
+
+    let me = client
+        .who_am_i(with(&made.secret, v1::WhoAmIRequest {}))
+        .await;
+    let me = me.unwrap().into_inner();
+    assert_eq!(me.principal_id, format!("key:{}", key.key_id));
+    assert_eq!(
+        (me.tenant_id.as_str(), me.roles),
+        ("acme", vec!["viewer".to_owned()])
+    );
+    assert_eq!(me.tenants_served, ["acme"]);
+
+    let list = v1::ListApiKeysRequest::default();
+    let list = client
+        .list_api_keys(with(&admin, list))
+        .await
+        .unwrap()
+        .into_inner();
+    assert!(
+        list.api_keys
+            .iter()
+            .any(|listed| listed.key_id == key.key_id)
+    );
+
+    let revoke = v1::RevokeApiKeyRequest {
+        key_id: key.key_id.clone(),
+    };
+    client.revoke_api_key(with(&admin, revoke)).await.unwrap();
+    let gone = client
+        .who_am_i(with(&made.secret, v1::WhoAmIRequest {}))
+        .await;
+    let gone = gone.unwrap_err();
+    assert_eq!(gone.code(), Code::Unauthenticated);
+    assert_eq!(reason(&gone), "CREDENTIAL_INVALID");
+}
+
+#[tokio::test(start_paused = true)]
+async fn wrong_requests_about_keys_are_named() {
+    let harness = Harness::open().await;
+    let mut client = client(&harness);
+    let wrong = v1::CreateApiKeyRequest {
+        display_name: "ä".repeat(129),
+        tenant_id: "a b".to_owned(),
+        roles: vec!["admin".to_owned(), "king".to_owned()],
+        team_ids: vec![String::new()],
+        tenants_served: vec!["/".to_owned()],
+        expire_time: Some(prost_types::Timestamp {
+            seconds: -1,
+            nanos: 0,
+        }),
+    };
+    let refused = client.create_api_key(wrong).await.unwrap_err();
+    assert_eq!(
+        fields(&refused),
+        [
+            "display_name",
+            "tenant_id",
+            "roles[1]",
+            "team_ids[0]",
+            "tenants_served[0]",
+            "expire_time"
+        ]
+    );
+    let powerless = client.create_api_key(new_key(&[])).await.unwrap_err();
+    assert_eq!(fields(&powerless), ["roles"]);
+    let nameless = v1::RevokeApiKeyRequest::default();
+    let refused = client.revoke_api_key(nameless).await.unwrap_err();
+    assert_eq!(fields(&refused), ["key_id"]);
+    let missing = v1::RevokeApiKeyRequest {
+        key_id: "nope".to_owned(),
+    };
+    let refused = client.revoke_api_key(missing).await.unwrap_err();
+    assert_eq!(reason(&refused), "API_KEY_NOT_FOUND");
+    let list = v1::ListApiKeysRequest {
+        page_size: -1,
+        ..v1::ListApiKeysRequest::default()
+    };
+    let refused = client.list_api_keys(list).await.unwrap_err();
+    assert_eq!(fields(&refused), ["page_size"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn keys_of_other_tenants_are_for_system_admins() {
+    let harness = Harness::closed().await;
+    let mut client = client(&harness);
+    let admin = harness.key("acme", &[Role::Admin]).await;
+    let other = v1::CreateApiKeyRequest {
+        tenant_id: "other".to_owned(),
+        ..new_key(&["viewer"])
+    };
+    let refused = client.create_api_key(with(&admin, other.clone())).await;
+    let refused = refused.unwrap_err();
+    assert_eq!(refused.code(), Code::PermissionDenied);
+    assert_eq!(reason(&refused), "TENANT_NOT_ALLOWED");
+    let system = harness.key("system", &[Role::Admin]).await;
+    let made = client.create_api_key(with(&system, other)).await.unwrap();
+    assert_eq!(made.into_inner().api_key.unwrap().tenant_id, "other");
+}
+
+#[tokio::test(start_paused = true)]
+async fn keys_are_paged_by_tokens_of_their_own() {
+    let harness = Harness::closed().await;
+    let mut client = client(&harness);
+    let admin = harness.key("acme", &[Role::Admin]).await;
+    for _ in 0..4 {
+        harness.key("acme", &[Role::Viewer]).await;
+    }
+    let mut seen = std::collections::BTreeSet::new();
+    let mut token = String::new();
+    loop {
+        let list = v1::ListApiKeysRequest {
+            page_size: 2,
+            page_token: token,
+            show_inactive: false,
+        };
+        let page = client
+            .list_api_keys(with(&admin, list))
+            .await
+            .unwrap()
+            .into_inner();
+        seen.extend(page.api_keys.into_iter().map(|key| key.key_id));
+        token = page.next_page_token;
+        if token.is_empty() {
+            break;
+        }
+    }
+    assert_eq!(seen.len(), 5);
+    let junk = v1::ListApiKeysRequest {
+        page_token: "junk".to_owned(),
+        ..v1::ListApiKeysRequest::default()
+    };
+    let refused = client.list_api_keys(with(&admin, junk)).await.unwrap_err();
+    assert_eq!(reason(&refused), "PAGE_TOKEN_INVALID");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_status_names_backends_and_queues() {
+    let harness = Harness::open().await;
+    harness
+        .jobs()
+        .submit_job(submission("job.x"))
+        .await
+        .unwrap();
+    let mut client = SystemServiceClient::new(harness.service.clone());
+    let status = client.get_status(v1::GetStatusRequest {}).await.unwrap();
+    let status = status.into_inner();
+    assert_eq!(status.version, "test");
+    let parts: Vec<_> = status
+        .engines
+        .iter()
+        .map(|engine| engine.component.as_str())
+        .collect();
+    assert_eq!(parts, ["store", "bus"]);
+    assert_eq!(status.engines[0].durability(), v1::Durability::Ephemeral);
+    assert!(status.engines.iter().all(|engine| engine.healthy));
+    assert_eq!(status.replicas.len(), 1);
+    assert!(status.replicas[0].ready);
+    // Nobody serves the topic yet.
+    assert_eq!(status.queue_depths.len(), 1);
+    assert_eq!(
+        (
+            status.queue_depths[0].pool.as_str(),
+            status.queue_depths[0].waiting
+        ),
+        ("", 1)
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn teams_are_those_of_the_credential() {
+    let harness = Harness::open().await;
+    let request = v1::SubmitJobRequest {
+        team_id: "red".to_owned(),
+        ..submission("job.x")
+    };
+    let refused = harness.jobs().submit_job(request).await.unwrap_err();
+    assert_eq!(refused.code(), Code::PermissionDenied);
+    assert_eq!(reason(&refused), "TEAM_NOT_ALLOWED");
+    assert_eq!(metadata(&refused, "team_id").as_deref(), Some("red"));
+}
