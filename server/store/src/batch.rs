@@ -106,7 +106,8 @@ pub enum Write {
 /// One atomic, conditional write to one shard.
 ///
 /// At least one precondition must be `Absent` or `At` on a record that the batch also puts or
-/// deletes: that record carries the commit id by which a resend is recognised.
+/// deletes: that record carries the commit id by which a resend is recognised. A record is put or
+/// deleted at most once in a batch. Names have 1 to 1024 bytes, a batch at most 8 MiB.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Batch {
     /// The shard.

@@ -129,7 +129,7 @@ pub struct LogPage {
 pub enum Durability {
     /// Memory only: nothing survives the process.
     Ephemeral,
-    /// A crash of the machine may lose about the last second.
+    /// A crash, of the machine or of the process, may lose whole commits of about the last second.
     Async,
     /// A replica of the store has it.
     Replicated,
@@ -228,7 +228,8 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
 
     /// Applies a batch all or nothing. Preconditions are checked before the first write, the commit
     /// id before the preconditions: a batch whose id is among the commits of a record that it
-    /// preconditions has been applied, and answers so again.
+    /// preconditions has been applied, and answers so again. The first precondition that does not
+    /// hold, in their order, is the one that is reported. `validate` has the rules for batches.
     ///
     /// # Errors
     /// See [`CommitError`]; `Unknown` is settled only by sending the same batch again.

@@ -444,6 +444,7 @@ impl Writer {
     /// disk does not take writes.
     fn reopen(&mut self, reason: &str) {
         self.known = Known::default();
+        self.shared.set_pressure(Pressure::ReadOnly);
         self.drop_database();
         let probe = self
             .shared
