@@ -1,9 +1,9 @@
 //! The gRPC services of Coretex.
 //!
-//! One file a noun: [`jobs`], [`workers`], [`system`], [`access`]. A method validates and converts
-//! the request ([`validate`], [`convert`]), calls the engine, and converts the answer. Who calls,
-//! whether they may, deadlines, metrics and request ids are tower layers ([`layers`]) in an order
-//! that [`routes`] fixes; what failed becomes a status in [`status`] and nowhere else. No rule of
+//! One file a noun: `jobs`, `workers`, `system`, `access`. A method validates and converts
+//! the request (`validate`, `convert`), calls the engine, and converts the answer. Who calls,
+//! whether they may, deadlines, metrics and request ids are tower layers (`layers`) in an order
+//! that `routes` fixes; what failed becomes a status in `status` and nowhere else. No rule of
 //! the domain and no storage lives here.
 
 mod access;
@@ -21,6 +21,14 @@ mod routes;
 mod server;
 mod status;
 mod system;
+#[cfg(test)]
+#[path = "../tests/support/engine.rs"]
+#[allow(
+    clippy::unwrap_used,
+    unreachable_pub,
+    reason = "shared with the tests outside"
+)]
+mod testing;
 mod validate;
 mod workers;
 

@@ -173,3 +173,43 @@ fn cors(origins: &[String]) -> Result<Option<CorsLayer>, ServeError> {
         .max_age(PREFLIGHT_AGE);
     Ok(Some(layer))
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+    use crate::testing as support;
+
+    #[tokio::test(start_paused = true)]
+    async fn the_layers_stand_in_their_order() {
+        let engine = support::engine(true).await;
+        let mut options = ApiOptions::new(support::SeededIds::new(1));
+        options.allowed_origins.push("https://a.example".to_owned());
+        let cut = CancellationToken::new();
+        let service = routes(&engine, &options, &Health::new(), &cut).unwrap();
+        let name = std::any::type_name_of_val(&service);
+        let order = [
+            "Cors<",
+            "GrpcWebService<",
+            "Observe<",
+            "MapResponse<",
+            "Deadline<",
+            "Authorize<",
+            "Routes",
+        ];
+        let places: Vec<_> = order.iter().map(|layer| name.find(layer)).collect();
+        assert!(places.iter().all(Option::is_some), "{name}");
+        assert!(places.is_sorted(), "{name}");
+    }
+
+    #[test]
+    fn origins_are_checked() {
+        let cors = |origin: &str| cors(&[origin.to_owned()]);
+        assert!(matches!(cors("https://a.example"), Ok(Some(_))));
+        for bad in ["*", "a.example", "https://a\n.example"] {
+            assert!(matches!(cors(bad), Err(ServeError::Origin(_))), "{bad}");
+        }
+        assert!(matches!(super::cors(&[]), Ok(None)));
+    }
+}

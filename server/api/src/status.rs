@@ -50,8 +50,8 @@ impl Description {
         }
     }
 
-    fn with(mut self, key: &'static str, value: impl ToString) -> Self {
-        self.metadata.push((key, value.to_string()));
+    fn with(mut self, key: &'static str, value: impl Into<String>) -> Self {
+        self.metadata.push((key, value.into()));
         self
     }
 
@@ -108,7 +108,7 @@ fn describe(problem: Problem) -> Description {
             let violation = too_large(&field, limit_bytes);
             let message = format!("{field}: {}", violation.description);
             Description::new(Code::InvalidArgument, Reason::PayloadTooLarge, message)
-                .with("limit_bytes", limit_bytes)
+                .with("limit_bytes", limit_bytes.to_string())
                 .violations(vec![violation])
         }
         Problem::RequestTooLarge => Description::new(
@@ -123,7 +123,7 @@ fn describe(problem: Problem) -> Description {
                 Reason::TooManyItems,
                 format!("{field}: {rule}"),
             )
-            .with("limit", limit)
+            .with("limit", limit.to_string())
             .violations(vec![Violation::new(field, rule)])
         }
         Problem::DeadlinePassed => Description::new(
@@ -194,7 +194,7 @@ fn describe_engine(error: Error) -> Description {
         Error::JobNotEnded => plain(Code::FailedPrecondition, Reason::JobNotEnded),
         Error::TooManyWaitingJobs { limit } => {
             plain(Code::ResourceExhausted, Reason::TooManyWaitingJobs)
-                .with("limit", limit)
+                .with("limit", limit.to_string())
                 .retry_after(Duration::from_secs(5))
         }
         Error::TooManyStreams => plain(Code::ResourceExhausted, Reason::TooManyStreams)

@@ -1,5 +1,5 @@
 //! Sessions of workers, and what callers see of workers and pools.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod support;
 

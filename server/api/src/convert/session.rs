@@ -231,7 +231,7 @@ fn read_result(fields: &mut Fields, result: v1::WorkerResult, limits: &Limits) -
     let outcome = match fields.value::<v1::JobState>("status", status) {
         Some(v1::JobState::Succeeded) => succeeded(output, limits),
         Some(v1::JobState::Failed) => Outcome::Failed {
-            error: worker_error(error.unwrap_or_default()),
+            error: worker_error(&error.unwrap_or_default()),
         },
         Some(v1::JobState::Cancelled) => Outcome::Cancelled,
         Some(_) | None => {
@@ -278,7 +278,7 @@ fn output_problem(problem: Problem) -> String {
 }
 
 /// An error in the worker's own words, cut to what a job can keep.
-fn worker_error(error: v1::JobError) -> JobError {
+fn worker_error(error: &v1::JobError) -> JobError {
     let code = if error.code.is_empty() {
         UNNAMED_FAILURE
     } else {

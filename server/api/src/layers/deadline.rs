@@ -108,9 +108,16 @@ fn timeout(headers: &HeaderMap) -> Option<Duration> {
 mod tests {
     #![allow(clippy::unwrap_used)]
 
+    use std::sync::Arc;
+
     use http::HeaderValue;
+    use tonic::Status;
+    use tonic_types::StatusExt;
+    use tower::ServiceExt;
+    use tower::util::service_fn;
 
     use super::*;
+    use crate::methods::MethodTable;
 
     fn read(text: &'static str) -> Option<Duration> {
         let mut headers = HeaderMap::new();
@@ -130,5 +137,43 @@ mod tests {
             assert_eq!(read(bad), None, "{bad}");
         }
         assert_eq!(timeout(&HeaderMap::new()), None);
+    }
+
+    /// What a call that takes for ever is answered with.
+    async fn reason(method: &str, timeout: &'static str) -> String {
+        let stuck = service_fn(|_| std::future::pending());
+        let mut request = Request::new(Body::empty());
+        request.extensions_mut().insert(Context {
+            request_id: "r".into(),
+            method: Arc::clone(MethodTable::new().get(method)),
+            deadline: None,
+            caller: None,
+        });
+        let headers = request.headers_mut();
+        headers.insert("grpc-timeout", HeaderValue::from_static(timeout));
+        let response = DeadlineLayer.layer(stuck).oneshot(request).await;
+        let Ok(response) = response;
+        let status = Status::from_header_map(response.headers()).unwrap();
+        status
+            .get_error_details()
+            .error_info()
+            .unwrap()
+            .reason
+            .clone()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_reads_are_sure_to_have_changed_nothing() {
+        let (read, write) = (
+            "/coretex.v1.JobService/GetJob",
+            "/coretex.v1.JobService/SubmitJob",
+        );
+        let start = Instant::now();
+        assert_eq!(reason(read, "1S").await, "DEADLINE_PASSED");
+        // The caller hears why before it gives up itself.
+        assert!(start.elapsed() < Duration::from_secs(1));
+        assert_eq!(reason(write, "1S").await, "OUTCOME_UNKNOWN");
+        // Nothing was begun.
+        assert_eq!(reason(write, "0n").await, "DEADLINE_PASSED");
     }
 }

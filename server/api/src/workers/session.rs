@@ -96,9 +96,9 @@ async fn converse(
     sender: &mpsc::Sender<Outgoing>,
 ) -> Result<()> {
     let limits = engine.limits();
-    let first = timeout(HELLO_PATIENCE, inbound.message()).await;
+    let first = timeout(HELLO_PATIENCE, next(inbound)).await;
     let first = match first {
-        Ok(read) => read.map_err(unreadable)?,
+        Ok(read) => read?,
         Err(_) => None,
     };
     let hello = convert::hello(first.ok_or(Problem::HelloExpected)?, limits)?;
@@ -150,13 +150,22 @@ async fn listen(
     inbound: &mut Streaming<v1::OpenSessionRequest>,
     heard: &mut Heard,
 ) -> Result<()> {
-    while let Some(message) = inbound.message().await.map_err(unreadable)? {
+    while let Some(message) = next(inbound).await? {
         let message = convert::message(message, engine.limits())?;
         heard.last = Instant::now();
         heard.said_farewell |= matches!(message, coretex_engine::FromWorker::Drain);
         session.receive(message).await?;
     }
     Ok(())
+}
+
+async fn next(
+    inbound: &mut Streaming<v1::OpenSessionRequest>,
+) -> Result<Option<v1::OpenSessionRequest>> {
+    inbound
+        .message()
+        .await
+        .map_err(|status| unreadable(&status))
 }
 
 /// Writes until the engine closes the session.
@@ -190,7 +199,7 @@ fn why_closed(engine: &Engine, session: &Session, heard: &Heard) -> Problem {
 }
 
 /// Why nothing more can be read: a broken connection, or what is no message.
-fn unreadable(status: Status) -> Problem {
+fn unreadable(status: &Status) -> Problem {
     match status.code() {
         tonic::Code::OutOfRange | tonic::Code::ResourceExhausted => Problem::RequestTooLarge,
         _ => Problem::Undecodable {
