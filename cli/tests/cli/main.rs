@@ -1,0 +1,14 @@
+//! The built program against a scripted server: what it sends, what it prints, how it ends.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test may stop at what it did not expect"
+)]
+
+mod batch;
+mod errors;
+mod exec;
+mod jobs;
+mod output;
+mod settings;
+mod support;
