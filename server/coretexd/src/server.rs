@@ -10,6 +10,7 @@ use coretex_core::time::{Clock, IdGen};
 use coretex_engine::{AllowAll, Engine, EngineOptions};
 use coretex_store::Store;
 use coretex_store::embedded::{EmbeddedOptions, EmbeddedStore};
+use coretex_store::layers::{GroupFigures, Metered, Resend, ResendPolicy};
 use tokio::net::TcpListener;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
@@ -27,6 +28,8 @@ use crate::telemetry::metrics::Metrics;
 
 /// How often the health service learns what `/readyz` would say.
 const HEALTH_PERIOD: Duration = Duration::from_secs(1);
+/// How often the size of the store is asked for.
+const USAGE_PERIOD: Duration = Duration::from_secs(10);
 /// The end of the drain that is kept for closing the store.
 const CLOSING: Duration = Duration::from_secs(3);
 
@@ -98,6 +101,7 @@ impl Server {
             }
         };
         readiness.running(engine.clone());
+        background.spawn(watch_usage(Arc::clone(&store), stop.clone()));
         background.spawn(watch_health(Arc::clone(&readiness), grpc.health(), stop));
         Ok(Self {
             config,
@@ -251,6 +255,7 @@ async fn open_store(
             ..EmbeddedOptions::directory(&config.data_dir, clock, id)
         }
     };
+    options.observer = Some(Arc::new(GroupFigures::default()));
     options.cache_bytes = config.store.cache_size.as_usize();
     let observer = Arc::clone(readiness);
     options.on_repair = Some(Arc::new(move |progress| {
@@ -265,7 +270,11 @@ async fn open_store(
     readiness.progress("opening the store");
     let opened = tokio::task::spawn_blocking(move || EmbeddedStore::open(options));
     match opened.await {
-        Ok(Ok(store)) => Ok(Arc::new(store)),
+        // Figures are of single sends, so they stand inside of what sends again.
+        Ok(Ok(store)) => Ok(Arc::new(Resend::new(
+            Arc::new(Metered::new(Arc::new(store))),
+            ResendPolicy::default(),
+        ))),
         Ok(Err(error)) => Err(error.into()),
         Err(error) => Err(StartError::Io {
             what: "opening the store failed".to_owned(),
@@ -338,6 +347,16 @@ fn tell_ready(listen: SocketAddr, admin: SocketAddr) -> Result<(), StartError> {
             what: "cannot write to stdout".to_owned(),
             error,
         })
+}
+
+/// Keeps the figures of the store's size current, which it takes whenever somebody asks for it.
+async fn watch_usage(store: Arc<dyn Store>, stop: CancellationToken) {
+    let mut ticks = tokio::time::interval(USAGE_PERIOD);
+    while stop.run_until_cancelled(ticks.tick()).await.is_some() {
+        if let Err(error) = store.usage().await {
+            tracing::debug!(%error, "the size of the store is not known");
+        }
+    }
 }
 
 /// Carries readiness over to the gRPC health service.

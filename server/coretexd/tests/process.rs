@@ -290,6 +290,29 @@ fn a_key_that_was_lost_on_its_way_to_the_file_is_made_anew() {
     assert_eq!(left, ["admin.key"]);
 }
 
+#[tokio::test]
+async fn a_second_signal_ends_the_drain_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Running::start(command(folder.path()).args(["--dev", "--ephemeral"]));
+    let endpoint = tonic::transport::Endpoint::try_from(format!("http://{}", server.listen));
+    let channel = endpoint.unwrap().connect().await.unwrap();
+    let mut health = tonic_health::pb::health_client::HealthClient::new(channel);
+    // An open stream holds the drain for a moment.
+    let mut watch = health
+        .watch(tonic_health::pb::HealthCheckRequest::default())
+        .await
+        .unwrap()
+        .into_inner();
+    let serving = watch.message().await.unwrap();
+    server.signal(Signal::TERM);
+    assert_ne!(watch.message().await.unwrap(), serving);
+    let stopped = tokio::task::spawn_blocking(move || server.stop(Signal::INT))
+        .await
+        .unwrap();
+    assert_eq!(stopped.status.code(), Some(1), "{stopped:?}");
+    assert!(stopped.stderr.contains("stopped by a second signal"), "{stopped:?}");
+}
+
 #[test]
 fn development_mode_writes_no_key() {
     let folder = tempfile::tempdir().unwrap();

@@ -31,6 +31,16 @@ its output is a configuration file.
 Exit codes: 0 clean stop, 1 stopped by a second signal before it was done, 2 usage or configuration,
 3 cannot start (port taken, data directory locked, backend unreachable).
 
+The first start outside of `dev` makes an admin key of tenant `default` and writes it to
+`<data_dir>/admin.key` (mode 0600), where `coretexctl` finds it; it is shown only when stderr is a
+terminal. A key that is there and works is left alone, and who has taken the file away gets no other
+one. A server with `ephemeral` has another key each time: it moves the one that it finds to
+`admin.key.kept`, and the next server with the store of that directory moves it back.
+
+SIGTERM and SIGINT drain: `/readyz` answers 503 and `grpc.health.v1` NOT_SERVING, workers are told
+to reconnect elsewhere, calls under way are answered, the store is closed; all of it within
+`timing.drain_timeout`. Jobs that workers are running are not touched.
+
 A durable server on a network, for example:
 
 ```toml
