@@ -6,6 +6,9 @@
 //! store_figures reopen DIRECTORY                            open, read one record, close
 //! store_figures crash DIRECTORY [IDLE_MS]                   load a little, wait, die without closing
 //! ```
+//!
+//! In the environment: `STORE_ASYNC` for an fsync once a second, `STORE_QUICK` for quick recovery,
+//! `STORE_LINGER` for microseconds to linger.
 
 #![allow(
     clippy::unwrap_used,
@@ -203,6 +206,7 @@ fn options(path: Option<&Path>, groups: Arc<Groups>) -> EmbeddedOptions {
     if let Some(micros) = std::env::var_os("STORE_LINGER") {
         options.linger = Duration::from_micros(micros.to_str().unwrap().parse().unwrap());
     }
+    options.quick_recovery = std::env::var_os("STORE_QUICK").is_some();
     options.observer = Some(groups);
     options.on_repair = Some(Arc::new(|progress| {
         println!(

@@ -154,7 +154,7 @@ pub struct StoreInfo {
 /// How full the store is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
-    /// Bytes in use: the file, or the server's memory.
+    /// Bytes in use: of the file (holes not counted), or of the server's memory.
     pub bytes: u64,
     /// Bytes there are; 0 = unknown.
     pub capacity: u64,

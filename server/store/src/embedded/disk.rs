@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::fs::{File, TryLockError};
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -143,6 +143,24 @@ impl Disk {
     /// Bytes of the file or of the memory.
     pub(super) fn len(&self) -> u64 {
         self.len.load(Ordering::Acquire)
+    }
+
+    /// Asks the operating system to read the whole file ahead, in its order.
+    pub(super) fn prefetch(&self) {
+        if let Medium::File(file) = &self.medium {
+            // Advice: what cannot be followed does no harm.
+            let _ = rustix::fs::fadvise(file, 0, None, rustix::fs::Advice::WillNeed);
+        }
+    }
+
+    /// Bytes that are really in use: the database makes its file larger than it needs, with holes.
+    pub(super) fn used(&self) -> u64 {
+        match &self.medium {
+            Medium::File(file) => file
+                .metadata()
+                .map_or_else(|_| self.len(), |metadata| metadata.blocks() * 512),
+            Medium::Memory(_) => self.len(),
+        }
     }
 
     /// Bytes written so far, for figures.

@@ -280,7 +280,7 @@ impl Store for EmbeddedStore {
         let shared = &self.shared;
         let directory = shared.files.as_ref().map(|files| files.directory.as_path());
         let space = upkeep::space(&shared.disk, directory);
-        Ok(upkeep::usage(shared.disk.len(), space))
+        Ok(upkeep::usage(shared.disk.used(), space))
     }
 
     async fn close(&self, grace: Duration) {

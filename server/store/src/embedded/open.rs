@@ -149,14 +149,19 @@ fn build(disk: &Arc<Disk>, options: &EmbeddedOptions) -> Result<Database, Databa
         Verify::AfterCrash => false,
     };
     builder.set_check_integrity_on_open(verify && len > 0 && options.path.is_some());
-    if let Some(observer) = options.on_repair.clone() {
-        builder.set_repair_callback(move |session| {
+    let (observer, medium) = (options.on_repair.clone(), disk.clone());
+    builder.set_repair_callback(move |session| {
+        let fraction = session.progress();
+        if fraction == 0.0 {
+            medium.prefetch();
+        }
+        if let Some(observer) = &observer {
             observer(RepairProgress {
-                fraction: session.progress(),
-                file_bytes: len,
+                fraction,
+                file_bytes: medium.used(),
             });
-        });
-    }
+        }
+    });
     builder.create_with_backend(Handle(disk.clone()))
 }
 

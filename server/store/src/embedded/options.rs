@@ -95,6 +95,10 @@ pub struct EmbeddedOptions {
     pub group_bytes: usize,
     /// How long the writer waits for callers who were just answered, when there are many.
     pub linger: Duration,
+    /// Whether a store opens at once after a kill under load, however large: every group then
+    /// costs a second fsync and the state of the allocator. Otherwise opening after a kill under
+    /// load reads the whole file, and after a kill while idle nothing of it.
+    pub quick_recovery: bool,
     /// How much is verified on opening.
     pub verify: Verify,
     /// Is told how a repair goes on.
@@ -132,6 +136,7 @@ impl EmbeddedOptions {
             group_commits: 128,
             group_bytes: 1024 * 1024,
             linger: Duration::from_micros(100),
+            quick_recovery: false,
             verify: Verify::Auto,
             on_repair: None,
             observer: None,

@@ -127,7 +127,7 @@ pub(super) struct Writer {
     sealed: bool,
     /// More is over than the last step removed.
     behind: bool,
-    /// Something was committed since the last tick.
+    /// Callers committed something since the last tick.
     busy: bool,
     items: Vec<Item>,
 }
@@ -250,7 +250,7 @@ impl Writer {
     fn try_write(&mut self, items: &[Item], answers: &mut Vec<Answer>) -> Result<usize, Failure> {
         let not_applied = |error: redb::Error| Failure::NotApplied(error.to_string());
         let now = self.shared.now();
-        let transaction = self.begin().map_err(not_applied)?;
+        let transaction = self.begin(false).map_err(not_applied)?;
         let tables = Tables::open(&transaction).map_err(|error| not_applied(error.into()))?;
         let mut group = Group::new(tables, &mut self.known, now);
         for item in items {
@@ -293,13 +293,16 @@ impl Writer {
         Ok(applied)
     }
 
-    fn begin(&self) -> Result<WriteTransaction, redb::Error> {
+    /// Begins a transaction; `quick` when nothing is likely to follow soon, see `settle`.
+    fn begin(&self, quick: bool) -> Result<WriteTransaction, redb::Error> {
         let database = self.shared.database.read();
         let Some(database) = database.as_ref() else {
             return Err(redb::Error::DatabaseClosed);
         };
         let mut transaction = database.begin_write()?;
-        if self.shared.options.durability != Durability::Fsync {
+        if self.shared.options.durability == Durability::Fsync {
+            transaction.set_quick_repair(quick || self.shared.options.quick_recovery);
+        } else {
             transaction.set_durability(redb::Durability::None)?;
         }
         Ok(transaction)
@@ -333,7 +336,7 @@ impl Writer {
         let shared = &self.shared;
         let directory = shared.files.as_ref().map(|files| files.directory.as_path());
         let space = upkeep::space(&shared.disk, directory);
-        let pressure = upkeep::pressure(shared.disk.len(), space);
+        let pressure = upkeep::pressure(shared.disk.used(), space);
         if pressure != shared.pressure() {
             tracing::warn!(?pressure, ?space, "the pressure on the store has changed");
         }
@@ -357,15 +360,15 @@ impl Writer {
         if !self.behind {
             return Ok(());
         }
-        let transaction = self.begin()?;
+        let quick = !self.busy;
+        let transaction = self.begin(quick)?;
         let mut tables = Tables::open(&transaction)?;
         self.remove_some(&mut tables, now, UPKEEP_ROWS)?;
         write_clock(&mut tables.state, now)?;
         drop(tables);
         transaction.commit()?;
-        self.sealed = false;
-        self.busy = true;
         self.unsynced = self.shared.options.durability != Durability::Fsync;
+        self.sealed = quick && !self.unsynced;
         Ok(())
     }
 
@@ -429,10 +432,15 @@ impl Writer {
     }
 
     fn try_settle(&self) -> Result<(), redb::Error> {
-        let mut transaction = self.begin()?;
+        let mut transaction = self.begin(false)?;
         transaction.set_durability(redb::Durability::Immediate)?;
-        // Costs a second fsync, and is worth it only when nothing follows at once.
-        transaction.set_quick_repair(!self.busy && self.shared.files.is_some());
+        // A file whose last transaction recorded the state of the allocator is not walked through
+        // when it is opened after a crash. That costs a second fsync, and is worth it only when
+        // nothing follows at once.
+        let options = &self.shared.options;
+        transaction.set_quick_repair(
+            (!self.busy || options.quick_recovery) && self.shared.files.is_some(),
+        );
         let mut tables = Tables::open(&transaction)?;
         write_clock(&mut tables.state, self.shared.now())?;
         drop(tables);
