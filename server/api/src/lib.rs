@@ -22,7 +22,7 @@ mod server;
 mod status;
 mod system;
 #[cfg(test)]
-#[path = "../tests/support/engine.rs"]
+#[path = "../tests/api/support/engine.rs"]
 #[allow(
     clippy::unwrap_used,
     unreachable_pub,

@@ -77,3 +77,6 @@ pub(crate) fn visible(view: View, caller: &Caller) -> View {
         View::Basic
     }
 }
+
+#[cfg(test)]
+mod tests;

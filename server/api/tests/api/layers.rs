@@ -1,12 +1,10 @@
 //! What stands in front of the handlers: ids, metrics, sizes, garbage, browsers.
-#![allow(clippy::unwrap_used)]
-
-mod support;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
+use crate::support::{Answer, Harness, SUBMIT, WHO_AM_I, empty, engine, fields, frame, submission};
 use bytes::Bytes;
 use coretex_proto::v1;
 use http::{Method, Request, StatusCode};
@@ -14,7 +12,6 @@ use http_body_util::BodyExt;
 use metrics::{
     Counter, Gauge, Histogram, HistogramFn, Key, KeyName, Metadata, Recorder, SharedString, Unit,
 };
-use support::{Answer, Harness, SUBMIT, WHO_AM_I, empty, engine, fields, frame, submission};
 use tonic::Code;
 use tonic::body::Body;
 use tower::ServiceExt;

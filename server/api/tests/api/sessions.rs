@@ -1,14 +1,11 @@
 //! Sessions of workers, and what callers see of workers and pools.
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
-mod support;
 
 use std::time::Duration;
 
+use crate::support::{Harness, Worker, fields, hello, metadata, reason, submission};
 use coretex_proto::v1;
 use coretex_proto::v1::open_session_request::Message as Said;
 use coretex_proto::v1::open_session_response::Message as Told;
-use support::{Harness, Worker, fields, hello, metadata, reason, submission};
 use tonic::{Code, Status};
 
 /// The status with which a session ends, whatever comes before it.

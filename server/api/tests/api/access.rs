@@ -1,13 +1,10 @@
 //! Credentials and the status of the installation, through the services.
-#![allow(clippy::unwrap_used)]
 
-mod support;
-
+use crate::support::{Harness, Served, fields, metadata, reason, submission};
 use coretex_engine::Role;
 use coretex_proto::v1;
 use coretex_proto::v1::access_service_client::AccessServiceClient;
 use coretex_proto::v1::system_service_client::SystemServiceClient;
-use support::{Harness, Served, fields, metadata, reason, submission};
 use tonic::{Code, Request};
 
 fn client(harness: &Harness) -> AccessServiceClient<Served> {

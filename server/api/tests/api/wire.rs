@@ -1,22 +1,19 @@
 //! The server on a real port: stopping, limits, and clients that do not behave.
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
-mod support;
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use crate::support::{engine, reason};
 use coretex_api::{Api, ApiOptions, Health, ServeError, Tls};
 use coretex_proto::v1;
 use coretex_proto::v1::access_service_client::AccessServiceClient;
 use coretex_proto::v1::job_service_client::JobServiceClient;
-use support::{engine, reason};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tonic::Code;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
 use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
@@ -273,6 +270,31 @@ async fn garbage_hurts_nobody_else() {
         until_closed(&mut stream).await;
     }
     server.answers().await;
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn encrypted_connections_are_served() {
+    let server = serve(|options| {
+        options.tls = Some(Tls {
+            certificate: include_bytes!("fixtures/server.pem").to_vec(),
+            key: include_bytes!("fixtures/server.key").to_vec(),
+            client_ca: None,
+        });
+    })
+    .await;
+    let authority = Certificate::from_pem(include_bytes!("fixtures/ca.pem"));
+    let tls = ClientTlsConfig::new()
+        .ca_certificate(authority)
+        .domain_name("localhost");
+    let endpoint = Endpoint::from_shared(format!("https://{}", server.address)).unwrap();
+    let channel = endpoint.tls_config(tls).unwrap().connect().await.unwrap();
+    let mut client = AccessServiceClient::new(channel);
+    client.who_am_i(v1::WhoAmIRequest {}).await.unwrap();
+    // One that does not encrypt is not served.
+    let mut plain = server.connect().await;
+    plain.write_all(PREFACE).await.unwrap();
+    until_closed(&mut plain).await;
     server.stop().await;
 }
 

@@ -1,11 +1,8 @@
 //! Who may call what, over every RPC of the contract.
-#![allow(clippy::unwrap_used)]
 
-mod support;
-
+use crate::support::{Harness, WHO_AM_I, empty, engine};
 use coretex_engine::{Role, grants};
 use coretex_proto::methods::{AUTHENTICATED, methods};
-use support::{Harness, WHO_AM_I, empty, engine};
 use tonic::Code;
 
 /// Refusals that say who calls, not what is called.
@@ -57,8 +54,8 @@ async fn the_role_table_decides_about_every_rpc() {
                 "{role:?} {path}: {status:?}"
             );
             if !may {
-                assert_eq!(support::reason(&status), "PERMISSION_MISSING");
-                let named = support::metadata(&status, "permission");
+                assert_eq!(crate::support::reason(&status), "PERMISSION_MISSING");
+                let named = crate::support::metadata(&status, "permission");
                 assert_eq!(named.as_ref(), Some(&method.permission));
             }
         }
@@ -112,7 +109,7 @@ async fn unknown_methods_are_unimplemented_for_everybody() {
         let answer = harness.call(path, &[], empty()).await;
         assert_eq!(answer.code(), Code::Unimplemented, "{path}");
         assert_eq!(answer.reason(), "FEATURE_NOT_AVAILABLE");
-        let named = support::metadata(&answer.status, "method");
+        let named = crate::support::metadata(&answer.status, "method");
         assert_eq!(named.as_deref(), Some(path));
     }
 }

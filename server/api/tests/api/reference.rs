@@ -1,7 +1,6 @@
 //! `docs/errors.md` says what the contract says: it is made of the comments of `error.proto`.
 //!
-//! `UPDATE_DOCS=1 cargo test -p coretex-api --test reference` writes it anew.
-#![allow(clippy::unwrap_used)]
+//! `UPDATE_DOCS=1 cargo test -p coretex-api reference` writes it anew.
 
 use std::fmt::Write;
 use std::fs;
@@ -73,6 +72,6 @@ fn the_reference_of_errors_is_current() {
     let kept = fs::read_to_string(&path).unwrap_or_default();
     assert!(
         kept == page,
-        "docs/errors.md is not current: run UPDATE_DOCS=1 cargo test -p coretex-api --test reference"
+        "docs/errors.md is not current: run UPDATE_DOCS=1 cargo test -p coretex-api reference"
     );
 }

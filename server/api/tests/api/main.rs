@@ -1,0 +1,12 @@
+//! The API over a real engine: in process with virtual time, and on a real port.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod access;
+mod authorization;
+mod jobs;
+mod layers;
+mod lists;
+mod reference;
+mod sessions;
+mod support;
+mod wire;
