@@ -92,7 +92,9 @@ impl Engine {
                 (JobFilter::default(), Some(id))
             }
         };
-        let (sender, receiver) = mpsc::channel(BUFFER);
+        let (sender, receiver) = mpsc::channel(BUFFER + 1);
+        // A place for the reason of the end: a reader that is cut for being slow has left no other.
+        let parting = sender.clone().try_reserve_owned().ok();
         let watch = Watch {
             engine: self.clone(),
             caller: caller.clone(),
@@ -109,9 +111,8 @@ impl Engine {
                 () = stop.cancelled() => Err(Error::Draining),
                 () = watch.sender.closed() => Ok(()),
             };
-            if let Err(error) = ended {
-                // A full buffer or a reader that has gone: the stream just ends.
-                let _ = watch.sender.try_send(Err(error));
+            if let (Err(error), Some(parting)) = (ended, parting) {
+                parting.send(Err(error));
             }
         });
         Ok(receiver)
