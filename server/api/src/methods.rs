@@ -51,6 +51,8 @@ pub(crate) struct Method {
     pub(crate) read_only: bool,
     /// Whether either side sends a stream.
     pub(crate) streams: bool,
+    /// Whether the caller sends a stream.
+    pub(crate) client_streams: bool,
     name: String,
     duration: Histogram,
     calls: [OnceLock<Counter>; CODES],
@@ -60,12 +62,18 @@ pub(crate) struct Method {
 const CODES: usize = 17;
 
 impl Method {
-    fn new(name: impl Into<String>, access: Access, read_only: bool, streams: bool) -> Self {
+    fn new(
+        name: impl Into<String>,
+        access: Access,
+        read_only: bool,
+        (client_streams, server_streams): (bool, bool),
+    ) -> Self {
         let name = name.into();
         Self {
             access,
             read_only,
-            streams,
+            streams: client_streams || server_streams,
+            client_streams,
             duration: histogram!(DURATION, "method" => name.clone()),
             calls: [const { OnceLock::new() }; CODES],
             name,
@@ -148,14 +156,19 @@ impl MethodTable {
             .map(|(prefix, name)| {
                 (
                     prefix,
-                    Arc::new(Method::new(name, Access::Open, true, true)),
+                    Arc::new(Method::new(name, Access::Open, true, (true, true))),
                 )
             })
             .to_vec();
         Self {
             by_path,
             open,
-            unknown: Arc::new(Method::new("unknown", Access::Unknown, true, false)),
+            unknown: Arc::new(Method::new(
+                "unknown",
+                Access::Unknown,
+                true,
+                (false, false),
+            )),
         }
     }
 
@@ -180,14 +193,14 @@ impl MethodTable {
 fn declared(path: &str, info: Option<&MethodInfo>) -> Method {
     let name = path.trim_start_matches('/');
     let Some(info) = info else {
-        return Method::new(name, Access::Undeclared, true, false);
+        return Method::new(name, Access::Undeclared, true, (false, false));
     };
     let access = match info.permission.as_str() {
         AUTHENTICATED => Access::Authenticated,
         permission => Access::Permission(permission.to_owned()),
     };
     let read_only = info.idempotency == Idempotency::NoSideEffects;
-    let streams = info.client_streaming || info.server_streaming;
+    let streams = (info.client_streaming, info.server_streaming);
     Method::new(name, access, read_only, streams)
 }
 

@@ -26,6 +26,10 @@ pub struct ApiOptions {
     pub keepalive_timeout: Duration,
     /// A new connection that has not said which protocol it speaks by then is closed.
     pub handshake_timeout: Duration,
+    /// Most bytes that all requests on their way in may hold together, sessions not counted.
+    pub max_intake_bytes: usize,
+    /// A request that is not whole after this long is refused.
+    pub intake_timeout: Duration,
     /// How long open streams may end by themselves after a stop was asked for.
     pub stream_grace: Duration,
     /// How long calls under way may take after the streams were cut.
@@ -45,6 +49,8 @@ impl ApiOptions {
             keepalive_interval: Duration::from_secs(20),
             keepalive_timeout: Duration::from_secs(20),
             handshake_timeout: Duration::from_secs(10),
+            max_intake_bytes: 256 * 1024 * 1024,
+            intake_timeout: Duration::from_secs(60),
             stream_grace: Duration::from_secs(1),
             drain_timeout: Duration::from_secs(10),
         }

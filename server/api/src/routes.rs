@@ -6,8 +6,9 @@
 //! 3. observe: id, span, metrics, so that every refusal below is seen too;
 //! 4. complete: refusals of the transport get a reason;
 //! 5. deadline, before anything that may wait;
-//! 6. authorize;
-//! 7. the services.
+//! 6. authorize, so that a stranger's request is not even read;
+//! 7. intake: what requests hold while they are read;
+//! 8. the services.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -38,6 +39,7 @@ use crate::jobs::Jobs;
 use crate::layers::authorize::{AuthorizeLayer, TENANT};
 use crate::layers::complete::complete;
 use crate::layers::deadline::DeadlineLayer;
+use crate::layers::intake::Intake;
 use crate::layers::observe::{ObserveLayer, REQUEST_ID};
 use crate::methods::MethodTable;
 use crate::options::ApiOptions;
@@ -94,6 +96,7 @@ pub(crate) fn routes(
         engine: engine.clone(),
         origins: options.allowed_origins.clone().into(),
     };
+    let intake = Intake::new(options);
     Ok(ServiceBuilder::new()
         .layer(option_layer(cors(&options.allowed_origins)?))
         .layer(GrpcWebLayer::new())
@@ -101,6 +104,7 @@ pub(crate) fn routes(
         .map_response(complete)
         .layer(DeadlineLayer)
         .layer(authorize)
+        .map_request(move |request| intake.watch(request))
         .service(services(engine, health)?))
 }
 
@@ -201,6 +205,7 @@ mod tests {
             "MapResponse<",
             "Deadline<",
             "Authorize<",
+            "MapRequest<",
             "Routes",
         ];
         let places: Vec<_> = order.iter().map(|layer| name.find(layer)).collect();

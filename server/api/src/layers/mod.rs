@@ -3,6 +3,7 @@
 pub(crate) mod authorize;
 pub(crate) mod complete;
 pub(crate) mod deadline;
+pub(crate) mod intake;
 pub(crate) mod observe;
 
 use http::Response;

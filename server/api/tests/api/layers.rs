@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use crate::support::{Answer, Harness, SUBMIT, WHO_AM_I, empty, engine, fields, frame, submission};
 use bytes::Bytes;
 use coretex_proto::v1;
+use futures::StreamExt;
 use http::{Method, Request, StatusCode};
 use http_body_util::BodyExt;
 use metrics::{
@@ -101,6 +102,39 @@ async fn messages_have_a_limit() {
         assert_eq!(answer.code(), Code::ResourceExhausted, "{path}");
         assert_eq!(answer.reason(), "REQUEST_TOO_LARGE");
     }
+}
+
+/// A request of which only the first part ever comes.
+fn unfinished(part: Bytes) -> Request<Body> {
+    let first = futures::stream::iter([Ok::<_, tonic::Status>(http_body::Frame::data(part))]);
+    let body = http_body_util::StreamBody::new(first.chain(futures::stream::pending()));
+    let request = Request::post(SUBMIT).version(http::Version::HTTP_2);
+    request.body(Body::new(body)).unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn requests_that_are_never_finished_have_a_limit_together_and_an_end() {
+    let harness = Harness::with(engine::engine(true).await, |options| {
+        options.max_intake_bytes = 2_000;
+        options.intake_timeout = std::time::Duration::from_secs(30);
+    });
+    let part = frame(&sized(5_000)).slice(..1_500);
+    let mut stuck = tokio::spawn(harness.service.clone().oneshot(unfinished(part)));
+    let soon = std::time::Duration::from_secs(1);
+    assert!(tokio::time::timeout(soon, &mut stuck).await.is_err());
+
+    let answer = harness.call(SUBMIT, &[], frame(&sized(900))).await;
+    assert_eq!(answer.code(), Code::ResourceExhausted);
+    assert_eq!(answer.reason(), "OVERLOADED");
+    let small = harness.call(SUBMIT, &[], frame(&sized(100))).await;
+    assert_eq!(small.code(), Code::Ok, "{small:?}");
+
+    let answer = Answer::read(stuck.await.unwrap().unwrap()).await;
+    assert_eq!(answer.code(), Code::DeadlineExceeded);
+    assert_eq!(answer.reason(), "DEADLINE_PASSED");
+    // What it held is free again.
+    let answer = harness.call(SUBMIT, &[], frame(&sized(900))).await;
+    assert_eq!(answer.code(), Code::Ok, "{answer:?}");
 }
 
 #[tokio::test(start_paused = true)]
