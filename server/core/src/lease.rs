@@ -25,8 +25,14 @@ pub const RENEW_EVERY: Duration = Duration::from_secs(5);
 /// The longest time between two answers of the store that still counts as "it was there all the
 /// time". A replica asks at least once a second.
 pub const STORE_GAP: Duration = Duration::from_secs(3);
+/// How often a worker gives a sign of life.
+pub const HEARTBEAT_EVERY: Duration = Duration::from_secs(5);
 /// A session without a sign of life for this long has ended, even if its stream still looks open.
 pub const SESSION_SILENCE: Duration = Duration::from_secs(30);
+/// A worker that hears nothing from its server for this long, although it sends heartbeats or
+/// keep-alive pings that ask for an answer, reconnects elsewhere. It leaves a third of
+/// [`ADOPTION_WINDOW`] for that.
+pub const SERVER_SILENCE: Duration = Duration::from_secs(10);
 /// How long the attempts of an ended session wait for their worker to come back.
 pub const ADOPTION_WINDOW: Duration = Duration::from_secs(15);
 /// How often a replica compares its slots with the held index.
@@ -239,6 +245,12 @@ impl Liveness {
         self.ended.get_or_insert(now);
     }
 
+    /// The session is ended because nothing is heard: it had ended by the first heartbeat that did
+    /// not come, and the worker has been free to go elsewhere since.
+    pub fn went_silent(&mut self) {
+        self.ended.get_or_insert(self.heard + HEARTBEAT_EVERY);
+    }
+
     /// What is to be done.
     #[must_use]
     pub fn status(&self, now: Tick) -> SessionStatus {
@@ -265,7 +277,7 @@ pub fn lost_after_replica(lease: Option<&ReplicaLease>, found_dead: Timestamp) -
 }
 
 /// An attempt that a worker says it runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Claim {
     /// Its number.
     pub attempt: u32,

@@ -97,6 +97,16 @@ fn a_session_is_silent_adoptable_and_lost_in_turn() {
 }
 
 #[test]
+fn the_window_of_a_silent_session_began_with_the_heartbeat_that_did_not_come() {
+    let mut session = Liveness::new(at(0));
+    session.heard(at(10));
+    session.went_silent();
+    assert_eq!(session.status(at(29)), SessionStatus::Adoptable);
+    assert_eq!(session.status(at(30)), SessionStatus::Lost);
+    assert!(SERVER_SILENCE + HEARTBEAT_EVERY <= ADOPTION_WINDOW);
+}
+
+#[test]
 fn workers_of_a_dead_replica_have_the_whole_window() {
     let lease = ReplicaLease::new(ReplicaId::from_trusted("r"), time(100));
     // Renewed at 100, so it lived until 105 at most; the window ends at 120.
