@@ -12,6 +12,7 @@ use coretex_core::placement::{Needs, shape};
 use coretex_core::queue::{ReadyKey, shape_prefix};
 use coretex_core::time::Timestamp;
 
+use super::defect::Defect;
 use super::wire::{Answer, Entry, JobCommit, Micros, Record, Reply, Request};
 
 /// Commit ids that a record remembers.
@@ -43,6 +44,13 @@ pub(super) struct Applied {
     pub(super) commit: Arc<JobCommit>,
 }
 
+/// Guards of the store that may be missing.
+#[derive(Clone, Copy, Debug)]
+struct Flaws {
+    counted: bool,
+    current: bool,
+}
+
 #[derive(Debug)]
 pub(super) struct Store {
     state: State,
@@ -50,6 +58,7 @@ pub(super) struct Store {
     run_id: u64,
     /// Store time at virtual time zero.
     origin: Timestamp,
+    flaws: Flaws,
 }
 
 /// What placement looks at in a job.
@@ -76,17 +85,26 @@ pub(super) fn ready_key(job: &Job) -> ReadyKey {
 
 /// The index entries of a job, from the record alone.
 pub(super) fn entries(job: &Job) -> Vec<Entry> {
-    let mut entries: Vec<_> = HeldKey::of(job).map(|key| Entry::Held(key.encode())).collect();
+    let mut entries: Vec<_> = HeldKey::of(job)
+        .map(|key| Entry::Held(key.encode()))
+        .collect();
     if job.is_ready() {
-        entries.push(Entry::Ready(job.spec.topic.clone(), ready_key(job).encode()));
+        entries.push(Entry::Ready(
+            job.spec.topic.clone(),
+            ready_key(job).encode(),
+        ));
     }
     entries.extend(next_due(job).map(|time| Entry::Due(time, job.id.clone())));
     entries
 }
 
 impl Store {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(defect: Option<Defect>) -> Self {
         Self {
+            flaws: Flaws {
+                counted: defect == Some(Defect::CountedVersions),
+                current: defect == Some(Defect::ResendTellsCurrent),
+            },
             state: State::default(),
             snapshot: None,
             run_id: 1,
@@ -99,15 +117,25 @@ impl Store {
     }
 
     pub(super) fn job(&self, id: &JobId) -> Option<&Arc<Job>> {
-        self.state.jobs.get(id).and_then(|stored| stored.value.as_ref())
+        self.state
+            .jobs
+            .get(id)
+            .and_then(|stored| stored.value.as_ref())
     }
 
     pub(super) fn jobs(&self) -> impl Iterator<Item = &Arc<Job>> {
-        self.state.jobs.values().filter_map(|stored| stored.value.as_ref())
+        self.state
+            .jobs
+            .values()
+            .filter_map(|stored| stored.value.as_ref())
     }
 
     pub(super) fn ready(&self) -> impl Iterator<Item = ReadyKey> + '_ {
-        self.state.ready.values().flatten().filter_map(|member| ReadyKey::decode(member).ok())
+        self.state
+            .ready
+            .values()
+            .flatten()
+            .filter_map(|member| ReadyKey::decode(member).ok())
     }
 
     pub(super) fn held(&self, prefix: &[u8]) -> Vec<HeldKey> {
@@ -118,16 +146,14 @@ impl Store {
             .collect()
     }
 
-    pub(super) fn has_lease(&self, replica: &ReplicaId) -> bool {
-        self.state.leases.get(replica).is_some_and(|stored| stored.value.is_some())
-    }
-
-    /// Number of index entries, and whether each of `job` is among them.
+    /// Whether each index entry of `job` is there.
     pub(super) fn holds_entries_of(&self, job: &Job) -> bool {
         entries(job).iter().all(|entry| match entry {
-            Entry::Ready(topic, member) => {
-                self.state.ready.get(topic).is_some_and(|queue| queue.contains(member))
-            }
+            Entry::Ready(topic, member) => self
+                .state
+                .ready
+                .get(topic)
+                .is_some_and(|queue| queue.contains(member)),
             Entry::Held(member) => self.state.held.contains(member),
             Entry::Due(time, id) => self.state.due.contains(&(*time, id.clone())),
         })
@@ -185,11 +211,31 @@ impl Store {
                 applied = change;
                 reply
             }
-            Request::PutLease { commit_id, replica, expect, lease } => {
-                put(&mut self.state.leases, replica, *commit_id, *expect, lease.clone())
+            Request::PutLease {
+                commit_id,
+                replica,
+                expect,
+                lease,
+            } => {
+                let leases = &mut self.state.leases;
+                put(
+                    leases,
+                    replica,
+                    *commit_id,
+                    *expect,
+                    lease.clone(),
+                    self.flaws,
+                )
             }
         };
-        (Answer { run_id: self.run_id, time: self.time(now), reply }, applied)
+        (
+            Answer {
+                run_id: self.run_id,
+                time: self.time(now),
+                reply,
+            },
+            applied,
+        )
     }
 
     fn record(&self, id: &JobId) -> Option<Record> {
@@ -199,15 +245,18 @@ impl Store {
 
     fn commit(&mut self, commit: &Arc<JobCommit>) -> (Reply, Option<Applied>) {
         let before = self.job(&commit.job.id).cloned();
-        let known = self.state.jobs.get(&commit.job.id).is_some_and(|stored| {
-            stored.commits.contains(&commit.commit_id)
-        });
+        let known = self
+            .state
+            .jobs
+            .get(&commit.job.id)
+            .is_some_and(|stored| stored.commits.contains(&commit.commit_id));
         let reply = put(
             &mut self.state.jobs,
             &commit.job.id,
             commit.commit_id,
             commit.expect,
             Some(Arc::clone(&commit.job)),
+            self.flaws,
         );
         if known || matches!(reply, Reply::Conflict) {
             return (reply, None);
@@ -215,7 +264,11 @@ impl Store {
         for entry in &commit.remove {
             match entry {
                 Entry::Ready(topic, member) => {
-                    self.state.ready.entry(topic.clone()).or_default().remove(member);
+                    self.state
+                        .ready
+                        .entry(topic.clone())
+                        .or_default()
+                        .remove(member);
                 }
                 Entry::Held(member) => {
                     self.state.held.remove(member);
@@ -238,16 +291,27 @@ impl Store {
                 }
             }
         }
-        (reply, Some(Applied { before, commit: Arc::clone(commit) }))
+        (
+            reply,
+            Some(Applied {
+                before,
+                commit: Arc::clone(commit),
+            }),
+        )
     }
 
     fn scan(&self, topics: &[Topic], each: usize) -> Vec<Vec<(ReadyKey, Record)>> {
         let mut lists = Vec::new();
-        for queue in topics.iter().filter_map(|topic| self.state.ready.get(topic)) {
+        for queue in topics
+            .iter()
+            .filter_map(|topic| self.state.ready.get(topic))
+        {
             let mut list: Vec<(ReadyKey, Record)> = Vec::new();
             let mut prefix = Vec::new();
             for member in queue {
-                let Ok(key) = ReadyKey::decode(member) else { continue };
+                let Ok(key) = ReadyKey::decode(member) else {
+                    continue;
+                };
                 if list.is_empty() || !member.starts_with(&prefix) {
                     prefix = shape_prefix(&key.tenant, key.shape);
                     lists.extend((!list.is_empty()).then(|| std::mem::take(&mut list)));
@@ -265,8 +329,12 @@ impl Store {
 
     fn held_replicas(&self) -> Vec<ReplicaId> {
         let (mut from, mut found) = (Vec::new(), Vec::new());
-        while let Some(key) =
-            self.state.held.range(from..).next().and_then(|member| HeldKey::decode(member).ok())
+        while let Some(key) = self
+            .state
+            .held
+            .range(from..)
+            .next()
+            .and_then(|member| HeldKey::decode(member).ok())
         {
             from = HeldKey::after_replica(&key.replica);
             found.push(key.replica);
@@ -283,20 +351,38 @@ fn put<K: Ord + Clone, V>(
     commit_id: u128,
     expect: u64,
     value: Option<V>,
+    flaws: Flaws,
 ) -> Reply {
     let stored = records.entry(key.clone()).or_insert_with(|| Stored {
         version: 0,
         value: None,
         commits: Vec::new(),
     });
+    let made = if flaws.counted {
+        stored.version + 1
+    } else {
+        (commit_id as u64).max(1)
+    };
     if stored.commits.contains(&commit_id) {
-        return Reply::Committed(stored.version);
+        // The version that this commit made, which need not be the one that stands now.
+        let told = if flaws.counted || flaws.current {
+            stored.version
+        } else {
+            made
+        };
+        return Reply::Committed(told);
     }
-    let found = if stored.value.is_some() { stored.version } else { 0 };
+    let found = if stored.value.is_some() {
+        stored.version
+    } else {
+        0
+    };
     if found != expect {
         return Reply::Conflict;
     }
-    stored.version += 1;
+    // A version names what was written. A count would name something else after a rewind, and a
+    // writer that had read before it would overwrite what it never saw.
+    stored.version = made;
     stored.value = value;
     if stored.commits.len() == REMEMBERED {
         stored.commits.remove(0);

@@ -21,6 +21,11 @@ pub(super) type Call = u64;
 pub(super) const MILLI: Micros = 1_000;
 pub(super) const SECOND: Micros = 1_000_000;
 
+/// Exact for every duration that the model uses.
+pub(super) const fn micros(duration: Duration) -> Micros {
+    duration.as_micros() as Micros
+}
+
 /// How a worker says that an attempt ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Ended {
@@ -31,21 +36,46 @@ pub(super) enum Ended {
 
 #[derive(Clone, Debug)]
 pub(super) enum ToServer {
-    Hello { running: Vec<(JobId, Claim)> },
+    Hello {
+        running: Vec<(JobId, Claim)>,
+    },
     Heartbeat,
-    Started { job: JobId, lease: LeaseId },
-    Result { job: JobId, claim: Claim, ended: Ended },
-    Reject { job: JobId, lease: LeaseId },
+    Started {
+        job: JobId,
+        lease: LeaseId,
+    },
+    Result {
+        job: JobId,
+        claim: Claim,
+        ended: Ended,
+    },
+    Reject {
+        job: JobId,
+        lease: LeaseId,
+    },
 }
 
 #[derive(Clone, Debug)]
 pub(super) enum ToWorker {
     Welcome,
     /// `committed`: when its commit was sent; for the checks only.
-    Assignment { job: JobId, claim: Claim, committed: Micros },
-    Cancel { lease: LeaseId },
-    Revoke { lease: LeaseId },
-    Ack { lease: LeaseId, applied: bool },
+    Assignment {
+        job: JobId,
+        claim: Claim,
+        committed: Micros,
+    },
+    Cancel {
+        job: JobId,
+        claim: Claim,
+    },
+    Revoke {
+        job: JobId,
+        claim: Claim,
+    },
+    Ack {
+        lease: LeaseId,
+        applied: bool,
+    },
     Pong,
 }
 
@@ -111,7 +141,10 @@ pub(super) enum Request {
     Get(JobId),
     /// The skip scan: up to so many candidates of every (tenant, shape) of these queues, with the
     /// records behind them.
-    Ready { topics: Vec<Topic>, each: usize },
+    Ready {
+        topics: Vec<Topic>,
+        each: usize,
+    },
     Held(Vec<u8>),
     HeldReplicas,
     Due,
@@ -119,7 +152,12 @@ pub(super) enum Request {
     Lease(ReplicaId),
     Commit(Arc<JobCommit>),
     /// `lease: None` deletes.
-    PutLease { commit_id: u128, replica: ReplicaId, expect: u64, lease: Option<ReplicaLease> },
+    PutLease {
+        commit_id: u128,
+        replica: ReplicaId,
+        expect: u64,
+        lease: Option<ReplicaLease>,
+    },
 }
 
 impl Request {

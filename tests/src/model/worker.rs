@@ -4,16 +4,15 @@
 use std::collections::BTreeMap;
 
 use coretex_core::id::{JobId, LeaseId, PoolName, Topic, WorkerId};
-use coretex_core::lease::Claim;
+use coretex_core::lease::{Claim, HEARTBEAT_EVERY, SERVER_SILENCE};
 
 use super::rng::Rng;
-use super::wire::{Conn, Ended, MILLI, Micros, SECOND, ToServer, ToWorker};
+use super::wire::{Conn, Ended, MILLI, Micros, SECOND, ToServer, ToWorker, micros};
 
-/// How often a worker gives a sign of life; the server answers each.
-pub(super) const HEARTBEAT: Micros = 5 * SECOND;
-/// A server that is silent for this long is given up. Shorter than the adoption window, with time to
-/// reconnect.
-const SERVER_SILENCE: Micros = 10 * SECOND;
+/// The server answers each heartbeat.
+pub(super) const HEARTBEAT: Micros = micros(HEARTBEAT_EVERY);
+/// How often a worker looks whether its server has gone silent.
+const WATCH_EVERY: Micros = SECOND;
 
 /// What a worker can do.
 #[derive(Debug)]
@@ -42,6 +41,7 @@ pub(super) struct Run {
 pub(super) enum WorkerTimer {
     Connect,
     Heartbeat(Conn),
+    Watch(Conn),
     Ends(LeaseId),
 }
 
@@ -50,10 +50,14 @@ pub(super) enum WorkerTimer {
 pub(super) enum WorkerOut {
     Send(ToServer),
     Timer(WorkerTimer, Micros),
-    /// Ends the stream, if there is one; a `Connect` timer follows.
-    Hangup,
+    /// Ends the stream; a `Connect` timer follows.
+    Hangup(Conn),
     /// For the checks: an attempt was started.
-    Begins { job: JobId, claim: Claim, committed: Micros },
+    Begins {
+        job: JobId,
+        claim: Claim,
+        committed: Micros,
+    },
 }
 
 #[derive(Debug)]
@@ -67,7 +71,13 @@ pub(super) struct Worker {
 
 impl Worker {
     pub(super) const fn new(rejects: bool) -> Self {
-        Self { runs: BTreeMap::new(), conn: None, welcomed: false, heard: 0, rejects }
+        Self {
+            runs: BTreeMap::new(),
+            conn: None,
+            welcomed: false,
+            heard: 0,
+            rejects,
+        }
     }
 
     /// A stream was opened.
@@ -75,10 +85,15 @@ impl Worker {
         self.conn = Some(conn);
         self.welcomed = false;
         self.heard = now;
-        let running = self.runs.values().map(|run| (run.job.clone(), run.claim)).collect();
+        let running = self
+            .runs
+            .values()
+            .map(|run| (run.job.clone(), run.claim))
+            .collect();
         vec![
             WorkerOut::Send(ToServer::Hello { running }),
             WorkerOut::Timer(WorkerTimer::Heartbeat(conn), HEARTBEAT),
+            WorkerOut::Timer(WorkerTimer::Watch(conn), WATCH_EVERY),
         ]
     }
 
@@ -86,7 +101,10 @@ impl Worker {
     pub(super) fn disconnected(&mut self, rng: &mut Rng) -> Vec<WorkerOut> {
         self.conn = None;
         self.welcomed = false;
-        vec![WorkerOut::Timer(WorkerTimer::Connect, rng.between(10 * MILLI, 500 * MILLI))]
+        vec![WorkerOut::Timer(
+            WorkerTimer::Connect,
+            rng.between(10 * MILLI, 500 * MILLI),
+        )]
     }
 
     pub(super) fn message(&mut self, msg: ToWorker, now: Micros, rng: &mut Rng) -> Vec<WorkerOut> {
@@ -97,24 +115,22 @@ impl Worker {
                 let done = self.runs.values().filter(|run| run.done);
                 done.map(|run| WorkerOut::Send(result(run))).collect()
             }
-            ToWorker::Assignment { job, claim, committed } => {
+            ToWorker::Assignment {
+                job,
+                claim,
+                committed,
+            } => {
                 if self.rejects && rng.chance(0.05) {
-                    return vec![WorkerOut::Send(ToServer::Reject { job, lease: claim.lease_id })];
+                    return vec![WorkerOut::Send(ToServer::Reject {
+                        job,
+                        lease: claim.lease_id,
+                    })];
                 }
                 self.begin(job, claim, committed, rng)
             }
-            ToWorker::Cancel { lease } | ToWorker::Revoke { lease } => match self.runs.get_mut(&lease)
-            {
-                Some(run) if !run.done && !run.stopping => {
-                    run.stopping = true;
-                    run.ended = Ended::Cancelled;
-                    vec![WorkerOut::Timer(
-                        WorkerTimer::Ends(lease),
-                        rng.between(MILLI, 300 * MILLI),
-                    )]
-                }
-                _ => Vec::new(),
-            },
+            ToWorker::Cancel { job, claim } | ToWorker::Revoke { job, claim } => {
+                self.stop(job, claim, rng)
+            }
             ToWorker::Ack { lease, .. } => {
                 if self.runs.get(&lease).is_some_and(|run| run.done) {
                     self.runs.remove(&lease);
@@ -122,6 +138,27 @@ impl Worker {
                 Vec::new()
             }
             ToWorker::Pong => Vec::new(),
+        }
+    }
+
+    /// Every order to stop is answered, also for an attempt that is not here (any more): the
+    /// server keeps its slot until then.
+    fn stop(&mut self, job: JobId, claim: Claim, rng: &mut Rng) -> Vec<WorkerOut> {
+        match self.runs.get_mut(&claim.lease_id) {
+            Some(run) if !run.done && !run.stopping => {
+                run.stopping = true;
+                run.ended = Ended::Cancelled;
+                let takes = rng.between(MILLI, 300 * MILLI);
+                vec![WorkerOut::Timer(WorkerTimer::Ends(claim.lease_id), takes)]
+            }
+            Some(_) => Vec::new(),
+            None => {
+                vec![WorkerOut::Send(ToServer::Result {
+                    job,
+                    claim,
+                    ended: Ended::Cancelled,
+                })]
+            }
         }
     }
 
@@ -138,11 +175,25 @@ impl Worker {
             6..=8 => rng.between(200 * MILLI, 5 * SECOND),
             _ => rng.between(5 * SECOND, 40 * SECOND),
         };
-        let ended = if rng.chance(0.1) { Ended::Failed } else { Ended::Succeeded };
-        let run = Run { job: job.clone(), claim, ended, done: false, stopping: false };
+        let ended = if rng.chance(0.1) {
+            Ended::Failed
+        } else {
+            Ended::Succeeded
+        };
+        let run = Run {
+            job: job.clone(),
+            claim,
+            ended,
+            done: false,
+            stopping: false,
+        };
         self.runs.insert(lease, run);
         vec![
-            WorkerOut::Begins { job: job.clone(), claim, committed },
+            WorkerOut::Begins {
+                job: job.clone(),
+                claim,
+                committed,
+            },
             WorkerOut::Send(ToServer::Started { job, lease }),
             WorkerOut::Timer(WorkerTimer::Ends(lease), lasts),
         ]
@@ -156,23 +207,28 @@ impl Worker {
     ) -> Vec<WorkerOut> {
         match timer {
             WorkerTimer::Connect => Vec::new(),
-            WorkerTimer::Heartbeat(conn) if self.conn == Some(conn) => {
-                if now - self.heard >= SERVER_SILENCE {
-                    let mut out = vec![WorkerOut::Hangup];
+            WorkerTimer::Heartbeat(conn) if self.conn == Some(conn) => vec![
+                WorkerOut::Send(ToServer::Heartbeat),
+                WorkerOut::Timer(timer, HEARTBEAT),
+            ],
+            WorkerTimer::Watch(conn) if self.conn == Some(conn) => {
+                if now - self.heard >= micros(SERVER_SILENCE) {
+                    let mut out = vec![WorkerOut::Hangup(conn)];
                     out.extend(self.disconnected(rng));
                     return out;
                 }
-                vec![
-                    WorkerOut::Send(ToServer::Heartbeat),
-                    WorkerOut::Timer(timer, HEARTBEAT),
-                ]
+                vec![WorkerOut::Timer(timer, WATCH_EVERY)]
             }
-            WorkerTimer::Heartbeat(_) => Vec::new(),
+            WorkerTimer::Heartbeat(_) | WorkerTimer::Watch(_) => Vec::new(),
             WorkerTimer::Ends(lease) => match self.runs.get_mut(&lease) {
                 Some(run) if !run.done => {
                     run.done = true;
                     let message = WorkerOut::Send(result(run));
-                    if self.welcomed { vec![message] } else { Vec::new() }
+                    if self.welcomed {
+                        vec![message]
+                    } else {
+                        Vec::new()
+                    }
                 }
                 _ => Vec::new(),
             },
@@ -181,5 +237,9 @@ impl Worker {
 }
 
 fn result(run: &Run) -> ToServer {
-    ToServer::Result { job: run.job.clone(), claim: run.claim, ended: run.ended }
+    ToServer::Result {
+        job: run.job.clone(),
+        claim: run.claim,
+        ended: run.ended,
+    }
 }
