@@ -6,11 +6,11 @@
 
 pub mod expression;
 pub mod id;
-pub mod time;
 pub mod job;
-pub mod payload;
-pub mod policy;
 pub mod lease;
+pub mod payload;
 pub mod placement;
+pub mod policy;
 pub mod queue;
 pub mod retry;
+pub mod time;

@@ -8,9 +8,7 @@ use std::time::Duration;
 
 use super::clock::{self, Due};
 use super::history::{AttemptEnd, AttemptRecord, EventType, JobEvent, Ring};
-use super::{
-    CancelRequest, Job, JobError, JobSpec, JobState, Lease, Progress, ScheduledFor, Slot,
-};
+use super::{CancelRequest, Job, JobError, JobSpec, JobState, Lease, Progress, ScheduledFor, Slot};
 use crate::id::{JobId, LeaseId, PoolName, ReplicaId, SessionId, TenantId, WorkerId};
 use crate::lease::{AfterLoss, after_loss};
 use crate::payload::Payload;
@@ -506,19 +504,19 @@ fn answer_for_old_attempt(
     lease_id: LeaseId,
     now: Timestamp,
 ) -> Result<Transition, Refusal> {
-    let (answers, is_result) = match trigger.kind() {
-        TriggerKind::Finished => (true, true),
-        TriggerKind::Returned | TriggerKind::Lost => (true, false),
-        TriggerKind::Started | TriggerKind::Progressed | TriggerKind::Adopted => (false, false),
-        TriggerKind::Judged
-        | TriggerKind::JudgeUnavailable
-        | TriggerKind::Dispatch
-        | TriggerKind::CancelRequested
-        | TriggerKind::Due => return Err(Refusal::NotCurrent),
+    let is_result = match trigger {
+        // Who only says that it has stopped brings no result.
+        Trigger::Finished { outcome, .. } => !matches!(outcome, Outcome::Cancelled),
+        Trigger::Returned { .. } | Trigger::Lost { .. } => false,
+        Trigger::Started { .. }
+        | Trigger::Progressed { .. }
+        | Trigger::Adopted { .. }
+        | Trigger::Judged { .. }
+        | Trigger::JudgeUnavailable { .. }
+        | Trigger::Dispatch { .. }
+        | Trigger::CancelRequested { .. }
+        | Trigger::Due { .. } => return Err(Refusal::NotCurrent),
     };
-    if !answers {
-        return Err(Refusal::NotCurrent);
-    }
     let mut next = job.clone();
     next.unreleased.retain(|slot| slot.lease_id != lease_id);
     let freed = next.unreleased.len() < job.unreleased.len();
@@ -532,8 +530,8 @@ fn answer_for_old_attempt(
         attempt = record.attempt;
         worker_id = Some(record.worker_id.clone());
         // A result sent twice because its acknowledgement was lost is not late.
-        let taken_away = matches!(record.end, Some(AttemptEnd::Lost | AttemptEnd::TimedOut));
-        late = is_result && !record.late_result && (freed || taken_away);
+        let answered = matches!(record.end, Some(AttemptEnd::Succeeded | AttemptEnd::Failed));
+        late = is_result && !record.late_result && !answered;
         record.late_result |= late;
     }
     if !freed && !late {
@@ -921,8 +919,11 @@ impl Job {
             self.end(JobState::Cancelled, EventType::Cancelled, note, now);
             return;
         }
-        let fate =
-            after_loss(self.spec.on_worker_loss, self.redispatches, self.spec.max_redispatch);
+        let fate = after_loss(
+            self.spec.on_worker_loss,
+            self.redispatches,
+            self.spec.max_redispatch,
+        );
         if fate == AfterLoss::Requeue {
             self.redispatches = self.redispatches.saturating_add(1);
             self.wait(now);
