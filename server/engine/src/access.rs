@@ -213,24 +213,46 @@ const SECRET_PREFIX: &str = "ctx_";
 /// Credentials that this replica has checked lately.
 #[derive(Debug, Default)]
 pub(crate) struct KeyCache {
-    /// By key id: the record, and when it was read.
-    known: Mutex<HashMap<String, (Arc<ApiKey>, Tick)>>,
+    /// By key id.
+    known: Mutex<HashMap<String, Known>>,
+}
+
+/// A record as it was read.
+#[derive(Debug)]
+struct Known {
+    key: Arc<ApiKey>,
+    read: Tick,
+    /// Its secret has been shown since.
+    used: bool,
 }
 
 impl KeyCache {
     fn get(&self, key_id: &str, now: Tick) -> Option<Arc<ApiKey>> {
         let known = self.known.lock();
-        let (key, read) = known.get(key_id)?;
-        (now.since(*read) < CACHE_FOR).then(|| Arc::clone(key))
+        let found = known.get(key_id)?;
+        (now.since(found.read) < CACHE_FOR).then(|| Arc::clone(&found.key))
     }
 
-    fn put(&self, key: Arc<ApiKey>, now: Tick) {
+    /// The right secret was shown; true for the first time since the record was read.
+    fn used(&self, key_id: &str) -> bool {
+        let mut known = self.known.lock();
+        known
+            .get_mut(key_id)
+            .is_some_and(|found| !std::mem::replace(&mut found.used, true))
+    }
+
+    fn put(&self, key: &Arc<ApiKey>, now: Tick) {
         let mut known = self.known.lock();
         if known.len() >= CACHE_SIZE {
-            known.retain(|_, (_, read)| now.since(*read) < CACHE_FOR);
+            known.retain(|_, found| now.since(found.read) < CACHE_FOR);
         }
         if known.len() < CACHE_SIZE {
-            known.insert(key.key_id.clone(), (key, now));
+            let found = Known {
+                key: Arc::clone(key),
+                read: now,
+                used: false,
+            };
+            known.insert(key.key_id.clone(), found);
         }
     }
 
@@ -276,14 +298,16 @@ impl Engine {
                     .await?
                     .ok_or(Error::CredentialInvalid)?;
                 let key = Arc::new(key);
-                self.key_cache().put(Arc::clone(&key), now);
-                self.touch_key(&key);
+                self.key_cache().put(&key, now);
                 key
             }
         };
         let expired = key.expire_time.is_some_and(|expire| expire <= self.now());
         if expired || !same(&key.secret_hash, &hash(secret)) {
             return Err(Error::CredentialInvalid);
+        }
+        if self.key_cache().used(key_id) {
+            self.touch_key(&key);
         }
         Ok(Caller {
             principal_id: format!("key:{}", key.key_id),

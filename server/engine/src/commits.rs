@@ -13,6 +13,7 @@ use coretex_core::payload::Payload;
 use coretex_core::time::Timestamp;
 use coretex_store::{Batch, CommitError, CommitId, Key, Precondition, Shard, Write, codec};
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 
 use crate::engine::Engine;
 use crate::{Error, Result, keyspace};
@@ -97,8 +98,9 @@ impl Engine {
             .map(|(tenant, id)| keyspace::job(tenant, id))
             .collect();
         // All tenants share the one data shard until stores with more are supported.
+        let asked = Instant::now();
         let read = self.store().get(self.shard(), &keys).await?;
-        self.observe(read.time);
+        self.observe(asked, read.time);
         read.value
             .into_iter()
             .map(|record| {
@@ -112,6 +114,30 @@ impl Engine {
                 }))
             })
             .collect()
+    }
+
+    /// As [`Self::load_all`], but a damaged record is no reason not to read the others: it is
+    /// left out, for work that has to go on.
+    pub(crate) async fn load_readable(
+        &self,
+        names: &[(TenantId, JobId)],
+    ) -> Result<Vec<Option<Loaded>>> {
+        match self.load_all(names).await {
+            Err(Error::DataLoss { .. }) => {}
+            loaded => return loaded,
+        }
+        let mut readable = Vec::with_capacity(names.len());
+        for name in names {
+            match self.load_all(std::slice::from_ref(name)).await {
+                Ok(loaded) => readable.extend(loaded),
+                Err(error @ Error::DataLoss { .. }) => {
+                    tracing::error!(%error, tenant = %name.0, job_id = %name.1, "job not readable");
+                    readable.push(None);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(readable)
     }
 
     /// The whole of a payload, wherever it stands.
@@ -163,20 +189,6 @@ impl Engine {
             reason: error.to_string(),
         };
         let mut batch = Batch::new(self.shard(), CommitId(self.ids().random()));
-        if let Some(limit) = extras.max_waiting {
-            let index = keyspace::open_waiting(&after.tenant);
-            batch.preconditions.push(Precondition::SizeBelow {
-                index,
-                limit,
-                name_holders: 0,
-            });
-        }
-        if let Some(snapshot) = &extras.snapshot {
-            batch.preconditions.push(Precondition::Pointer {
-                key: keyspace::policy(),
-                value: Bytes::copy_from_slice(snapshot.as_bytes()),
-            });
-        }
         let mut output_apart = None;
         let before_output = before.and_then(|loaded| loaded.job.output.as_ref());
         if after.output.as_ref() != before_output
@@ -196,6 +208,21 @@ impl Engine {
         if let Some((key, record)) = &extras.idempotency {
             let value = codec::encode(IDEMPOTENCY_FORMAT, record).map_err(internal)?;
             batch.create(key.clone(), value);
+        }
+        // After the records: what exists already is answered as such, also at the limit.
+        if let Some(limit) = extras.max_waiting {
+            let index = keyspace::open_waiting(&after.tenant);
+            batch.preconditions.push(Precondition::SizeBelow {
+                index,
+                limit,
+                name_holders: 0,
+            });
+        }
+        if let Some(snapshot) = &extras.snapshot {
+            batch.preconditions.push(Precondition::Pointer {
+                key: keyspace::policy(),
+                value: Bytes::copy_from_slice(snapshot.as_bytes()),
+            });
         }
         if let Some(bytes) = output_apart {
             let key = keyspace::output(&after.tenant, &after.id);
@@ -218,11 +245,12 @@ impl Engine {
         batch.append(codec::encode(LOG_FORMAT, &entry).map_err(internal)?);
 
         self.before_write(before.map(|loaded| &*loaded.job), &after);
+        let asked = Instant::now();
         let outcome = self.store().commit(batch).await;
         let version = before.map_or(1, |loaded| loaded.version + 1);
         let written = match outcome {
             Ok(committed) => {
-                self.observe(committed.time);
+                self.observe(asked, committed.time);
                 let version = committed.versions.first().copied().unwrap_or(version);
                 Ok(Loaded {
                     job: Arc::new(after),
@@ -331,9 +359,9 @@ impl Engine {
             }
         }
         change_indexes(&mut batch, Some(job), None);
+        let asked = Instant::now();
         let committed = self.store().commit(batch).await?;
-        self.observe(committed.time);
-        self.forget_slots(job);
+        self.observe(asked, committed.time);
         Ok(())
     }
 

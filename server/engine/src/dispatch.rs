@@ -12,16 +12,18 @@ use std::sync::Arc;
 
 use coretex_core::id::{LeaseId, PoolName, SessionId, WorkerId};
 use coretex_core::job::Job;
-use coretex_core::job::transition::{Trigger, apply};
-use coretex_core::lease::ASSIGNMENT_VALID;
+use coretex_core::job::transition::Trigger;
+use coretex_core::lease::{ASSIGNMENT_VALID, Tick, may_assign};
+use coretex_store::CommitError;
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 
 use crate::commits::Loaded;
 use crate::engine::Engine;
-use crate::keyspace;
+use crate::keyspace::{self, HeldEntry};
+use crate::sessions::GivenUp;
 use crate::types::{AttemptRef, ToWorker};
-use state::{Slot, State};
+use state::State;
 
 /// This replica's view of its workers and queues.
 #[derive(Debug, Default)]
@@ -51,6 +53,7 @@ impl Dispatcher {
 #[derive(Debug)]
 pub(crate) struct Reservation {
     engine: Engine,
+    lease_id: LeaseId,
     pub(crate) session: SessionId,
     pub(crate) worker_id: WorkerId,
     pub(crate) pool: PoolName,
@@ -63,8 +66,11 @@ impl Reservation {
         worker: WorkerId,
         pool: PoolName,
     ) -> Self {
+        let lease_id = LeaseId::new(engine.ids().random());
+        engine.dispatcher().lock().dispatching.insert(lease_id);
         Self {
             engine: engine.clone(),
+            lease_id,
             session,
             worker_id: worker,
             pool,
@@ -74,7 +80,7 @@ impl Reservation {
     /// The trigger that hands a job to the reserved worker.
     pub(crate) fn trigger(&self) -> Trigger {
         Trigger::Dispatch {
-            lease_id: LeaseId::new(self.engine.ids().random()),
+            lease_id: self.lease_id,
             replica: self.engine.replica().clone(),
             session: self.session.clone(),
             worker_id: self.worker_id.clone(),
@@ -85,7 +91,11 @@ impl Reservation {
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        self.engine.dispatcher().lock().release(&self.session);
+        {
+            let mut state = self.engine.dispatcher().lock();
+            state.dispatching.remove(&self.lease_id);
+            state.release(&self.session);
+        }
         self.engine.dispatcher().wake();
     }
 }
@@ -103,9 +113,15 @@ impl Engine {
         Some(Reservation::new(self, session, worker, pool))
     }
 
-    /// Sends a committed dispatch to its worker.
-    pub(crate) async fn hand_out(&self, after: &Loaded, whole: Arc<Job>, reservation: Reservation) {
-        let Some(lease) = &after.job.lease else {
+    /// Sends a committed dispatch to its worker. `sent` is when the commit was sent.
+    pub(crate) async fn hand_out(
+        &self,
+        after: &Loaded,
+        whole: Arc<Job>,
+        reservation: Reservation,
+        sent: Tick,
+    ) {
+        let (Some(lease), Some(entry)) = (&after.job.lease, HeldEntry::of_lease(&after.job)) else {
             return;
         };
         let attempt = AttemptRef {
@@ -115,56 +131,62 @@ impl Engine {
             lease_id: lease.slot.lease_id,
         };
         crate::telemetry::dispatched(lease.dispatch_time.since(after.job.eligible_time));
-        let fresh = self.now().since(lease.dispatch_time) < ASSIGNMENT_VALID;
+        let fresh = may_assign(sent, self.tick());
         let message = ToWorker::Assignment {
             job: whole,
             attempt,
             valid_for: ASSIGNMENT_VALID,
             time_limit: lease.timeout_at.since(lease.dispatch_time),
         };
-        let sent = fresh && self.tell(&reservation.session, message);
+        let told = fresh
+            && self.tell_if(&reservation.session, message, |state| {
+                // Whoever has cancelled or ended the attempt meanwhile has told the worker already.
+                state.slots.get(&entry.lease_id).is_some_and(|slot| {
+                    slot.loaded
+                        .as_ref()
+                        .is_some_and(|loaded| loaded.job.cancel.is_none())
+                })
+            });
         drop(reservation);
-        if !sent {
+        if !told {
             // Nobody has seen this attempt, so it is given back, not lost.
-            let lease_id = lease.slot.lease_id;
-            let reason = "the worker left before the assignment was sent";
-            let given_back = self
-                .change(
-                    &after.job.tenant,
-                    &after.job.id,
-                    Some(after.clone()),
-                    |job, now| {
-                        apply(
-                            job,
-                            Trigger::Returned {
-                                lease_id,
-                                reason: reason.to_owned(),
-                            },
-                            now,
-                        )
-                    },
-                )
-                .await;
-            if let Err(error) = given_back {
-                // The periodic comparison of slots and held index finds it.
-                tracing::warn!(%error, job_id = %after.job.id, "unsent assignment not given back yet");
-            }
+            self.give_up(&entry, GivenUp::Unsent).await;
+        }
+    }
+
+    /// A dispatch was not acknowledged. If its outcome is unknown, the attempt may stand in the
+    /// store, now or later, and is given back as soon as it does.
+    pub(crate) fn perhaps_committed(&self, error: &CommitError, entry: Option<HeldEntry>) {
+        if let Some(entry) = entry.filter(|_| error.outcome_unknown()) {
+            let now = self.tick();
+            self.dispatcher().lock().note_unsent(entry, now);
         }
     }
 
     /// Sends to a session; false when it is gone. One that does not read is closed.
     pub(crate) fn tell(&self, session: &SessionId, message: ToWorker) -> bool {
-        let mut state = self.dispatcher().lock();
+        self.tell_if(session, message, |_| true)
+    }
+
+    /// Sends to a session if `still` holds in the same instant.
+    fn tell_if(
+        &self,
+        session: &SessionId,
+        message: ToWorker,
+        still: impl FnOnce(&State) -> bool,
+    ) -> bool {
+        let state = self.dispatcher().lock();
         let Some(found) = state.sessions.get(session) else {
             return false;
         };
-        if found.sender.try_send(message).is_ok() {
+        if !still(&state) {
+            return false;
+        }
+        if found.has_room() && found.sender.try_send(message).is_ok() {
             return true;
         }
-        tracing::warn!(%session, worker_id = %found.worker_id, "worker does not read; closing its session");
-        state.close(session, "the worker does not read what it is sent");
         drop(state);
-        self.sweep_bell().notify_one();
+        self.end_session(session, "does not read what it is sent");
         false
     }
 
@@ -187,28 +209,12 @@ impl Engine {
             }
         }
         for slot in job.slots().filter(mine) {
-            let current = job.holds(slot.lease_id).then(|| after.clone());
-            state.put_slot(
-                slot.lease_id,
-                slot.session.clone(),
-                || Slot::new(job, slot),
-                current,
-            );
+            state.put_slot(slot, after);
         }
         drop(state);
         if freed {
             self.dispatcher().wake();
         }
-    }
-
-    /// Frees what a deleted job still occupies.
-    pub(crate) fn forget_slots(&self, job: &Job) {
-        let mut state = self.dispatcher().lock();
-        for slot in job.slots() {
-            state.remove_slot(slot.lease_id);
-        }
-        drop(state);
-        self.dispatcher().wake();
     }
 
     /// Counts a job that is about to become ready, so that no newcomer overtakes it.

@@ -9,7 +9,7 @@ use coretex_core::id::{JobId, ReplicaId, TenantId};
 use coretex_core::lease::Tick;
 use coretex_core::time::{IdGen, Timestamp};
 use coretex_store::Store;
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -59,7 +59,8 @@ impl Default for Limits {
 pub struct Retention {
     /// Ended jobs.
     pub jobs: Duration,
-    /// Bytes in the store above which the oldest ended jobs go before their time; 0 = no budget.
+    /// Bytes of ended jobs above which the oldest go before their time; 0 = no budget. What they
+    /// take is estimated from a sample, because a file keeps its length when its content goes.
     pub byte_budget: u64,
     /// Log entries, the reach of resume tokens.
     pub log_entries: u64,
@@ -148,8 +149,6 @@ struct Inner {
     /// Rings whenever this replica has appended to the log.
     log: watch::Sender<u64>,
     watches: Arc<tokio::sync::Semaphore>,
-    /// Attempts whose connection was lost, by when they are given up.
-    sweep: Notify,
     draining: AtomicBool,
     stop: CancellationToken,
     tasks: TaskTracker,
@@ -177,7 +176,6 @@ impl Engine {
                 keys: KeyCache::default(),
                 log: watch::Sender::new(0),
                 watches: Arc::new(tokio::sync::Semaphore::new(options.limits.max_watches)),
-                sweep: Notify::new(),
                 draining: AtomicBool::new(false),
                 stop: CancellationToken::new(),
                 tasks: TaskTracker::new(),
@@ -191,6 +189,8 @@ impl Engine {
         engine.spawn("doorbells", Self::run_doorbells);
         engine.spawn("timers", Self::run_timers);
         engine.spawn("sessions", Self::run_sessions);
+        engine.spawn("losses", Self::run_losses);
+        engine.spawn("lazy writes", Self::run_lazy_writes);
         engine.spawn("replicas", Self::run_replicas);
         engine.spawn("sweeper", Self::run_sweeper);
         Ok(engine)
@@ -314,11 +314,6 @@ impl Engine {
         self.inner.log.subscribe()
     }
 
-    /// Wakes the sweeper.
-    pub(crate) fn sweep_bell(&self) -> &Notify {
-        &self.inner.sweep
-    }
-
     /// Store time now.
     pub(crate) fn now(&self) -> Timestamp {
         self.inner.clock.now()
@@ -329,8 +324,9 @@ impl Engine {
         Tick::new(self.inner.origin.elapsed())
     }
 
-    pub(crate) fn observe(&self, answered: Timestamp) {
-        self.inner.clock.observe(answered);
+    /// Takes the time of an answer of the store to a request sent at `asked` into account.
+    pub(crate) fn observe(&self, asked: Instant, answered: Timestamp) {
+        self.inner.clock.observe(asked, answered);
     }
 
     /// Done when the engine stops.

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use coretex_core::id::{JobId, Topic, WorkerId};
+use coretex_core::job::history::JobEvent;
 use coretex_core::job::{Job, JobState};
 use coretex_core::time::Timestamp;
 use serde::Serialize;
@@ -36,7 +37,27 @@ impl JobFilter {
     /// Whether `job` matches every part.
     #[must_use]
     pub fn matches(&self, job: &Job) -> bool {
-        (self.states.is_empty() || self.states.contains(&job.state))
+        let worker = job.attempts.last().map(|attempt| &attempt.worker_id);
+        self.matches_in(job, job.state, worker)
+    }
+
+    /// Whether `job` matched every part right after `event`, one of its own.
+    #[must_use]
+    pub fn matches_at(&self, job: &Job, event: &JobEvent) -> bool {
+        // Events that are about no attempt follow the attempts before them.
+        let mut before = job.attempts.iter().rev().filter(|attempt| {
+            if event.attempt > 0 {
+                attempt.attempt <= event.attempt
+            } else {
+                attempt.dispatch_time < event.time
+            }
+        });
+        let worker = before.next().map(|attempt| &attempt.worker_id);
+        self.matches_in(job, event.to, worker)
+    }
+
+    fn matches_in(&self, job: &Job, state: JobState, worker: Option<&WorkerId>) -> bool {
+        (self.states.is_empty() || self.states.contains(&state))
             && (self.topics.is_empty() || self.topics.contains(&job.spec.topic))
             && self
                 .labels
@@ -45,11 +66,7 @@ impl JobFilter {
             && (self.principal_id.is_empty() || self.principal_id == job.principal_id)
             && (self.team_id.is_empty() || self.team_id == job.spec.team_id)
             && (self.trace_id.is_empty() || self.trace_id == job.trace_id)
-            && self.worker_id.as_ref().is_none_or(|worker| {
-                job.attempts
-                    .last()
-                    .is_some_and(|attempt| attempt.worker_id == *worker)
-            })
+            && (self.worker_id.is_none() || self.worker_id.as_ref() == worker)
             && (self.parent_job_id.is_none() || self.parent_job_id == job.spec.parent_job_id)
             && self
                 .created_after

@@ -21,6 +21,7 @@ use crate::access::Caller;
 use crate::commits::{Extras, IdempotencyRecord, Loaded};
 use crate::engine::Engine;
 use crate::kernel::Facts;
+use crate::keyspace::HeldEntry;
 use crate::types::{JobAnswer, JobEdits, SubmitJob, Submitted};
 use crate::{Error, Result, kernel, keyspace, telemetry};
 
@@ -92,12 +93,15 @@ impl Engine {
             job: Arc::clone(&submitted.answer.job),
             version: submitted.answer.version,
         };
-        let place = if submitted.replayed {
-            // A replayed key may stand for a job of another id.
+        let (place, known) = if submitted.replayed {
+            // A replayed key may stand for a job of another id, which may have ended since it was
+            // read.
             drop(place);
-            self.waiters().register(Self::name_of(&known.job))
+            let place = self.waiters().register(Self::name_of(&known.job));
+            let known = self.load(&known.job.tenant, &known.job.id).await?;
+            (place, known)
         } else {
-            place
+            (place, known)
         };
         let loaded = self.wait_ended(place, deadline, known).await?;
         let answer = self.answer(loaded, true).await?;
@@ -219,16 +223,20 @@ impl Engine {
             input_apart,
             max_waiting: waits.then_some(self.limits().max_waiting_jobs),
         };
-        let engine = self.clone();
+        let (engine, sent) = (self.clone(), self.tick());
+        let entry = HeldEntry::of_lease(&job);
         let input = intent.input.clone();
         // From here on the caller may go away at any await; what was committed is still handed out.
         let work = async move {
-            let loaded = engine.write(None, job, extras).await?;
+            let written = engine.write(None, job, extras).await;
+            let loaded = written.inspect_err(|error| engine.perhaps_committed(error, entry))?;
             telemetry::accepted(fast);
             if let Some(reservation) = reservation.filter(|_| fast) {
                 let mut whole = loaded.job.as_ref().clone();
                 whole.input = input;
-                engine.hand_out(&loaded, Arc::new(whole), reservation).await;
+                engine
+                    .hand_out(&loaded, Arc::new(whole), reservation, sent)
+                    .await;
             }
             Ok(loaded)
         };
@@ -268,9 +276,17 @@ impl Engine {
             Err(Error::NotFound { .. }) => return Ok(None),
             Err(error) => return Err(error),
         };
+        // Whoever sees only its own jobs is not shown another's by guessing its request.
+        let hidden = caller.own_jobs_only() && loaded.job.principal_id != caller.principal_id;
+        if by_key && hidden {
+            return Err(Error::IdempotencyKeyReused);
+        }
         if !by_key {
             if !intent.named {
                 return Ok(None);
+            }
+            if hidden {
+                return Err(Error::AlreadyExists { id: id.to_string() });
             }
             // The same job under another key is not the same request.
             let other_key = !intent.key.is_empty() && loaded.job.idempotency_key != intent.key;

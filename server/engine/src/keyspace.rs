@@ -232,6 +232,29 @@ pub(crate) struct HeldEntry {
     pub(crate) lease_id: coretex_core::id::LeaseId,
 }
 
+impl HeldEntry {
+    /// The entry of the attempt that is out.
+    pub(crate) fn of_lease(job: &Job) -> Option<Self> {
+        let slot = &job.lease.as_ref()?.slot;
+        Some(Self {
+            replica: slot.replica.clone(),
+            session: slot.session.clone(),
+            tenant: job.tenant.clone(),
+            job_id: job.id.clone(),
+            lease_id: slot.lease_id,
+        })
+    }
+
+    /// Whether the job still has this slot, at this session.
+    pub(crate) fn stands_in(&self, job: &Job) -> bool {
+        job.slots().any(|slot| {
+            slot.lease_id == self.lease_id
+                && slot.session == self.session
+                && slot.replica == self.replica
+        })
+    }
+}
+
 /// Parses [`held`].
 pub(crate) fn parse_held(member: &[u8]) -> Option<HeldEntry> {
     let mut parts = member.split(|byte| *byte == SEPARATOR).map(text);
@@ -252,8 +275,11 @@ pub(crate) fn entries(job: &Job) -> Vec<(Index, Member)> {
     entries.push((all(&job.tenant), created.clone()));
     entries.push((topic(&job.tenant, &job.spec.topic), created.clone()));
     if job.state.is_terminal() {
-        let end = job.end_time.unwrap_or(job.update_time);
-        entries.push((ENDED, timed(end, &job.tenant, &job.id)));
+        // One whose worker has not answered for its slot stays: the slot is not free.
+        if job.slots().next().is_none() {
+            let end = job.end_time.unwrap_or(job.update_time);
+            entries.push((ENDED, timed(end, &job.tenant, &job.id)));
+        }
     } else {
         let open = if job.state.is_held() {
             open_held(&job.tenant)

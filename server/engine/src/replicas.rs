@@ -1,20 +1,24 @@
 //! Replicas: the lease that each keeps in the store, who owns the shard, and what becomes of
 //! attempts whose replica is gone.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use coretex_core::id::{LeaseId, ReplicaId};
+use coretex_core::id::ReplicaId;
 use coretex_core::lease::{OwnLease, ReplicaLease, SLOTS_REREAD_EVERY, StoreWatch, Tick};
 use coretex_core::time::Timestamp;
-use coretex_store::{Batch, CommitError, CommitId, Order, Range, Shard, Version, codec};
+use coretex_store::{
+    Batch, CommitError, CommitId, Order, Range, Shard, Version, codec, prefix_end,
+};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 
 use crate::engine::Engine;
 use crate::keyspace::HeldEntry;
-use crate::types::ReplicaInfo;
+use crate::sessions::GivenUp;
+use crate::types::{ReplicaInfo, ToWorker};
 use crate::{Result, keyspace, telemetry};
 
 const FORMAT: u8 = 1;
@@ -113,6 +117,14 @@ impl Engine {
     /// Enters this replica in the store, and takes up what earlier ones left when nobody else can
     /// be using the store.
     pub(crate) async fn announce_replica(&self) -> Result<()> {
+        self.write_first_lease().await?;
+        self.replicas().watch.lock().answered(self.tick());
+        self.look_at_replicas().await?;
+        self.keep_ownership().await
+    }
+
+    async fn write_first_lease(&self) -> Result<()> {
+        let sent = self.tick();
         let record = self.own_record(ReplicaLease::new(self.replica().clone(), self.now()));
         let mut batch = Batch::new(Shard::Sys, CommitId(self.ids().random()));
         batch.create(
@@ -125,10 +137,8 @@ impl Engine {
         );
         let committed = self.store().commit(batch).await?;
         let version = committed.versions.first().copied().unwrap_or(1);
-        *self.replicas().own.lock() = Some((version, OwnLease::new(self.tick())));
-        self.replicas().watch.lock().answered(self.tick());
-        self.look_at_replicas().await?;
-        self.keep_ownership().await
+        *self.replicas().own.lock() = Some((version, OwnLease::new(sent)));
+        Ok(())
     }
 
     /// Keeps leases and looks after those that are gone, until the engine stops.
@@ -138,9 +148,10 @@ impl Engine {
         let mut compared = self.tick();
         loop {
             look.tick().await;
+            let asked = Instant::now();
             match self.store().time().await {
                 Ok(time) => {
-                    self.observe(time);
+                    self.observe(asked, time);
                     self.replicas().watch.lock().answered(self.tick());
                 }
                 Err(error) => {
@@ -149,15 +160,19 @@ impl Engine {
                     continue;
                 }
             }
-            let kept = self.keep_lease().await;
+            // One that fails does not keep the others from being done.
+            if let Err(error) = self.keep_lease().await {
+                tracing::warn!(%error, "lease not renewed; trying again in a second");
+            }
+            if let Err(error) = self.keep_ownership().await {
+                tracing::warn!(%error, "shard not kept; trying again in a second");
+            }
             let looked = async {
-                kept?;
-                self.keep_ownership().await?;
                 self.look_at_replicas().await?;
                 self.give_up_gone().await
             };
             if let Err(error) = looked.await {
-                tracing::warn!(%error, "leases not kept; trying again in a second");
+                tracing::warn!(%error, "replicas not looked at; trying again in a second");
             }
             if self.tick().since(compared) >= SLOTS_REREAD_EVERY {
                 compared = self.tick();
@@ -195,9 +210,30 @@ impl Engine {
                 if let Some((_, lease)) = &mut *self.replicas().own.lock() {
                     lease.failed(now);
                 }
-                Err(error.into())
+                match error {
+                    CommitError::Conflict { .. } => self.find_lease().await,
+                    error => Err(error.into()),
+                }
             }
         }
+    }
+
+    /// Our record is not as we left it: a renewal whose outcome was never learnt was applied after
+    /// all, or somebody took us for dead and deleted it. It is renewed, or written anew.
+    async fn find_lease(&self) -> Result<()> {
+        let key = keyspace::replica(self.replica());
+        let read = self
+            .store()
+            .get(Shard::Sys, std::slice::from_ref(&key))
+            .await?;
+        if let Some(found) = read.value.into_iter().next().flatten() {
+            if let Some((version, _)) = &mut *self.replicas().own.lock() {
+                *version = found.version;
+            }
+            return Ok(());
+        }
+        tracing::error!(replica = %self.replica(), "the lease of this replica was deleted");
+        self.write_first_lease().await
     }
 
     /// Becomes, or stays, the owner of the shard.
@@ -262,6 +298,13 @@ impl Engine {
                     .map(ReplicaId::from_trusted)
             })
             .collect();
+        let mut ids = ids;
+        for holder in self.holders().await? {
+            if !ids.contains(&holder) {
+                // A late commit of a replica that was forgotten.
+                ids.push(holder);
+            }
+        }
         let keys: Vec<_> = ids.iter().map(keyspace::replica).collect();
         let records = self.store().get(Shard::Sys, &keys).await?.value;
         let exclusive = self.store().info().exclusive;
@@ -314,24 +357,18 @@ impl Engine {
             .map(|(id, _)| id.clone())
             .collect();
         for replica in over {
-            loop {
-                let entries = self.held_of(&replica, PAGE).await?;
-                if entries.is_empty() {
-                    break;
-                }
-                let more = entries.len() == PAGE;
-                self.for_each_bounded(entries, |entry| async move {
-                    let reason = "the server and the worker did not come back";
-                    self.give_up(&entry.tenant, &entry.job_id, entry.lease_id, reason)
-                        .await;
-                })
-                .await;
-                if !more {
-                    break;
-                }
+            let entries = self.held_of(&replica, PAGE).await?;
+            self.for_each_bounded(entries, |entry| async move {
+                let reason = "the server and the worker did not come back";
+                self.give_up(&entry, GivenUp::Lost(reason)).await;
+            })
+            .await;
+            // It is remembered for as long as anything stands under its name: what could not be
+            // given up now is with the next look.
+            if self.held_of(&replica, 1).await?.is_empty() {
+                self.forget_replica(&replica).await?;
+                self.replicas().gone.lock().remove(&replica);
             }
-            self.forget_replica(&replica).await?;
-            self.replicas().gone.lock().remove(&replica);
         }
         Ok(())
     }
@@ -369,54 +406,68 @@ impl Engine {
             .collect())
     }
 
+    /// Every replica under whose name anything stands in the held index. Skips from one to the next.
+    async fn holders(&self) -> Result<Vec<ReplicaId>> {
+        let mut holders = Vec::new();
+        let mut start = bytes::Bytes::new();
+        while holders.len() < MAX_REPLICAS {
+            let range = Range {
+                index: keyspace::HELD,
+                start,
+                end: None,
+            };
+            let read = self
+                .store()
+                .range(self.shard(), &[range], 1, Order::Ascending)
+                .await?;
+            let Some(member) = read.value.into_iter().flatten().next() else {
+                break;
+            };
+            let Some(entry) = keyspace::parse_held(&member) else {
+                tracing::error!("malformed member in the held index");
+                telemetry::bug("held_member");
+                break;
+            };
+            start = match prefix_end(&keyspace::held_prefix(&entry.replica, None)) {
+                Some(next) => next.into(),
+                None => break,
+            };
+            holders.push(entry.replica);
+        }
+        Ok(holders)
+    }
+
+    /// Whether a replica is known to be gone.
+    pub(crate) fn is_gone(&self, replica: &ReplicaId) -> bool {
+        self.replicas().gone.lock().contains_key(replica)
+    }
+
     /// Compares the slots in memory with the held index, which is the truth: a commit whose outcome
     /// was never learnt shows here. Two looks in a row, so that a commit under way is no finding.
     async fn compare_slots(&self) -> Result<()> {
         let held = self.held_of(self.replica(), usize::MAX >> 1).await?;
-        let leases: HashSet<LeaseId> = held.iter().map(|entry| entry.lease_id).collect();
-        let (mut stale, mut unknown) = (Vec::new(), Vec::new());
-        {
-            let mut state = self.dispatcher().lock();
-            for (lease, slot) in &mut state.slots {
-                if leases.contains(lease) {
-                    slot.suspect = false;
-                } else if slot.suspect {
-                    stale.push(*lease);
-                } else {
-                    slot.suspect = true;
-                }
-            }
-            for lease in &stale {
-                state.remove_slot(*lease);
-            }
-            let mut suspects = HashSet::new();
-            for entry in held {
-                if state.slots.contains_key(&entry.lease_id) {
-                    continue;
-                }
-                if state.suspect_entries.contains(&entry.lease_id) {
-                    unknown.push(entry);
-                } else {
-                    suspects.insert(entry.lease_id);
-                }
-            }
-            state.suspect_entries = suspects;
-        }
-        if !stale.is_empty() {
+        let found = self.dispatcher().lock().compare(held, self.tick());
+        if !found.stale.is_empty() {
             telemetry::bug("slot_without_entry");
-            tracing::warn!(count = stale.len(), "slots without a held entry were freed");
+            tracing::warn!(
+                count = found.stale.len(),
+                "slots without a held entry were freed"
+            );
+            for (session, attempt) in found.stale {
+                let reason = "the attempt is not current".to_owned();
+                self.tell(&session, ToWorker::Revoke { attempt, reason });
+            }
             self.dispatcher().wake();
         }
-        if !unknown.is_empty() {
+        if !found.unknown.is_empty() {
             tracing::warn!(
-                count = unknown.len(),
+                count = found.unknown.len(),
                 "held entries without a slot are given up"
             );
         }
-        self.for_each_bounded(unknown, |entry| async move {
+        self.for_each_bounded(found.unknown, |entry| async move {
             let reason = "the assignment was never sent";
-            self.give_up(&entry.tenant, &entry.job_id, entry.lease_id, reason)
-                .await;
+            self.give_up(&entry, GivenUp::Lost(reason)).await;
         })
         .await;
         Ok(())

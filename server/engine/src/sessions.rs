@@ -9,22 +9,38 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use coretex_core::id::{JobId, LeaseId, SessionId, TenantId, WorkerId};
-use coretex_core::job::transition::{Trigger, apply};
+use coretex_core::job::transition::{Refusal, Trigger, apply};
+use coretex_core::job::{Job, JobState};
 use coretex_core::lease::{Adoption, Claim, adopt};
 use tokio::sync::mpsc;
 
 use crate::access::Caller;
+use crate::commits::Loaded;
 use crate::dispatch::state::SessionState;
 use crate::engine::Engine;
+use crate::keyspace::HeldEntry;
 use crate::types::{AttemptRef, FromWorker, Hello, ToWorker, Welcome};
 use crate::{Error, Result};
 
 /// How often sessions are looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// Messages to a worker that may wait beside its assignments.
-const OUTBOUND_SLACK: usize = 256;
+pub(crate) const OUTBOUND_SLACK: usize = 256;
+/// How often it is tried to give back what was not sent.
+const UNSENT_EVERY: Duration = Duration::from_secs(1);
+/// For how long. What is committed later is found by the comparison with the held index.
+const UNSENT_PATIENCE: Duration = Duration::from_secs(60);
 /// Topics of one worker.
 pub const MAX_TOPICS: usize = 256;
+
+/// Why an attempt is taken from its session.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum GivenUp {
+    /// Its worker or server is gone.
+    Lost(&'static str),
+    /// The worker has never seen it, so it does not count.
+    Unsent,
+}
 
 /// One connection of a worker. Ends when dropped.
 #[derive(Debug)]
@@ -87,7 +103,8 @@ impl Engine {
             WorkerId::from_trusted(&format!("w-{:08x}", self.ids().random() as u32))
         });
         let serves = serves(caller);
-        let capacity = hello.max_parallel_jobs as usize + OUTBOUND_SLACK;
+        // The worker may ask for more slots later; how much it may leave unread follows its slots.
+        let capacity = self.limits().max_parallel_jobs as usize + OUTBOUND_SLACK;
         let (sender, outbound) = mpsc::channel(capacity);
         let mut topics = hello.topics.clone();
         topics.sort();
@@ -138,15 +155,27 @@ impl Engine {
             outbound: Some(outbound),
             ended: false,
         };
+        let mut stops = Vec::new();
         for attempt in hello.running {
-            if self.adopt(&session, &attempt).await? {
-                session.welcome.kept.push(attempt);
-            } else {
+            let Some(loaded) = self.adopt(&session, &attempt).await? else {
                 session.welcome.revoked.push(attempt);
+                continue;
+            };
+            if let Some(cancel) = &loaded.job.cancel {
+                // Asked for while the worker was away.
+                stops.push(ToWorker::Cancel {
+                    attempt: attempt.clone(),
+                    reason: cancel.reason.clone(),
+                    grace: cancel.terminal_at.since(self.now()),
+                });
             }
+            session.welcome.kept.push(attempt);
         }
         if let Some(found) = self.dispatcher().lock().sessions.get_mut(&session_id) {
             found.open = true;
+        }
+        for stop in stops {
+            self.tell(&session_id, stop);
         }
         self.dispatcher().wake();
         tracing::info!(%worker_id, session = %session_id, pool = %hello.pool, kept = session.welcome.kept.len(), revoked = session.welcome.revoked.len(), "worker connected");
@@ -178,10 +207,10 @@ impl Engine {
         Ok(())
     }
 
-    /// Takes over an attempt that a worker says it runs; false when it has to stop it.
-    async fn adopt(&self, session: &Session, attempt: &AttemptRef) -> Result<bool> {
+    /// Takes over an attempt that a worker says it runs; `None` when it has to stop it.
+    async fn adopt(&self, session: &Session, attempt: &AttemptRef) -> Result<Option<Loaded>> {
         if !session.serves.contains(&attempt.tenant) {
-            return Ok(false);
+            return Ok(None);
         }
         let claim = Claim {
             attempt: attempt.attempt,
@@ -191,16 +220,16 @@ impl Engine {
         for again in 0..16 {
             let loaded = match self.load(&attempt.tenant, &attempt.job_id).await {
                 Ok(loaded) => loaded,
-                Err(Error::NotFound { .. }) => return Ok(false),
+                Err(Error::NotFound { .. }) => return Ok(None),
                 Err(error) => return Err(error),
             };
             match adopt(Some(&loaded.job), claim, &replica, &id) {
-                Adoption::Keep => return Ok(true),
+                Adoption::Keep => return Ok(Some(loaded)),
                 Adoption::Revoke(_) => {
                     // It will not answer for that attempt on the old connection any more.
                     self.answer_lost(&attempt.tenant, &attempt.job_id, attempt.lease_id)
                         .await;
-                    return Ok(false);
+                    return Ok(None);
                 }
                 Adoption::Move => {
                     let trigger = Trigger::Adopted {
@@ -213,7 +242,10 @@ impl Engine {
                         .write(Some(&loaded), moved.job, crate::commits::Extras::default())
                         .await
                     {
-                        Ok(_) => return Ok(true),
+                        Ok(after) => {
+                            self.end_superseded(&loaded.job);
+                            return Ok(Some(after));
+                        }
                         Err(coretex_store::CommitError::Conflict { .. }) => {
                             self.pause(again).await;
                         }
@@ -225,13 +257,22 @@ impl Engine {
         Err(Error::Contention)
     }
 
+    /// The process that held this attempt has come back on another connection: the lease says so.
+    /// The one that it had before is dead, whatever it looks like from here, and gets nothing more.
+    fn end_superseded(&self, before: &Job) {
+        if let Some(lease) = &before.lease
+            && lease.slot.replica == *self.replica()
+        {
+            self.end_session(&lease.slot.session, "the worker has reconnected");
+        }
+    }
+
     /// Ends a session. Its slots stay taken until their attempts are adopted or given up.
     pub(crate) fn end_session(&self, id: &SessionId, why: &'static str) {
         let removed = self.dispatcher().lock().remove_session(id, self.tick());
         if let Some(session) = removed {
             let out = session.leases.len();
             tracing::info!(worker_id = %session.worker_id, session = %id, why, out, "worker disconnected");
-            self.sweep_bell().notify_one();
         }
     }
 
@@ -245,105 +286,97 @@ impl Engine {
         }
     }
 
-    /// Watches over sessions until the engine stops: silent ones are ended, and attempts of lost
-    /// ones given up when the adoption window is over.
+    /// Ends silent sessions until the engine stops. Asks nobody, so nothing holds it up.
     pub(crate) async fn run_sessions(self) {
         let mut look = tokio::time::interval(LOOK_EVERY);
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             look.tick().await;
-            let now = self.tick();
-            let (closed, silent) = {
-                let mut state = self.dispatcher().lock();
-                (
-                    state.take_closed(),
-                    state.silent(now, self.timing().session_silence),
-                )
-            };
-            for (session, why) in closed {
-                self.end_session(&session, why);
-            }
+            let silence = self.timing().session_silence;
+            let silent = self.dispatcher().lock().silent(self.tick(), silence);
             for session in silent {
                 self.end_session(&session, "silent");
             }
-            let given_up = self.lost_leases();
-            if !given_up.is_empty() {
-                let (engine, why) = (&self, "the worker did not come back");
-                engine
-                    .for_each_bounded(given_up, |(tenant, id, lease)| async move {
-                        engine.give_up(&tenant, &id, lease, why).await;
-                    })
-                    .await;
-            }
-            self.write_lazily().await;
         }
     }
 
-    /// Attempts of sessions whose adoption window is over.
-    fn lost_leases(&self) -> Vec<(TenantId, JobId, LeaseId)> {
-        // While the store does not answer, nobody can come back, so the window does not run.
-        if self.store_up_for() < self.timing().adoption_window {
-            return Vec::new();
-        }
-        let now = self.tick();
-        let window = self.timing().adoption_window;
-        let mut state = self.dispatcher().lock();
-        if !state
-            .lost
-            .iter()
-            .any(|lost| now.since(lost.since) >= window)
-        {
-            return Vec::new();
-        }
-        let over: HashSet<SessionId> = state
-            .lost
-            .extract_if(.., |lost| now.since(lost.since) >= window)
-            .map(|lost| lost.session)
-            .collect();
-        state
-            .slots
-            .iter()
-            .filter(|(_, slot)| over.contains(&slot.session))
-            .map(|(lease, slot)| (slot.tenant.clone(), slot.job_id.clone(), *lease))
-            .collect()
-    }
-
-    /// Gives up an attempt whose session is gone: the job is queued again or ends, as its policy
-    /// says, and the slot is free.
-    pub(crate) async fn give_up(
-        &self,
-        tenant: &TenantId,
-        id: &JobId,
-        lease_id: LeaseId,
-        reason: &'static str,
-    ) {
-        for again in 0..u32::MAX {
-            let changed = self
-                .change(tenant, id, None, |job, now| {
-                    apply(
-                        job,
-                        Trigger::Lost {
-                            lease_id,
-                            reason: reason.to_owned(),
-                        },
-                        now,
-                    )
+    /// Gives up attempts whose adoption window is over and those that were never sent, until the
+    /// engine stops.
+    pub(crate) async fn run_losses(self) {
+        let mut look = tokio::time::interval(LOOK_EVERY);
+        look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut unsent_at = self.tick();
+        loop {
+            look.tick().await;
+            let (engine, now) = (&self, self.tick());
+            let window = self.timing().adoption_window;
+            // While the store does not answer, nobody can come back, so the window does not run.
+            if self.store_up_for() >= window {
+                let lost = {
+                    let mut state = self.dispatcher().lock();
+                    state.lost_attempts(self.replica(), window, now)
+                };
+                self.for_each_bounded(lost, |entry| async move {
+                    let why = GivenUp::Lost("the worker did not come back");
+                    engine.give_up(&entry, why).await;
                 })
                 .await;
-            match changed {
-                Ok(_) | Err(Error::NotFound { .. }) => break,
-                Err(error) => {
-                    tracing::warn!(%error, job_id = %id, "lost attempt not given up yet");
-                    if self.is_draining() {
-                        return;
-                    }
-                    tokio::time::sleep(Duration::from_millis(100 << again.min(5))).await;
-                }
+            }
+            if now.since(unsent_at) >= UNSENT_EVERY {
+                unsent_at = now;
+                let unsent = self.dispatcher().lock().unsent(UNSENT_PATIENCE, now);
+                self.for_each_bounded(unsent, |entry| async move {
+                    engine.give_up(&entry, GivenUp::Unsent).await;
+                })
+                .await;
             }
         }
-        // Whatever the record said, no session of this replica has it any more.
-        if self.dispatcher().lock().remove_slot(lease_id) {
-            self.dispatcher().wake();
+    }
+
+    /// Gives up an attempt if it still stands where `entry` says: the job is queued again or ends,
+    /// as its policy says, and the slot is free. What fails is tried again by who called.
+    pub(crate) async fn give_up(&self, entry: &HeldEntry, why: GivenUp) {
+        let lease_id = entry.lease_id;
+        let changed = self
+            .change(&entry.tenant, &entry.job_id, None, |job, now| {
+                if !entry.stands_in(job) {
+                    // Its worker has come back elsewhere, or it is over.
+                    return Err(Refusal::NotCurrent);
+                }
+                let trigger = match why {
+                    GivenUp::Unsent if job.state != JobState::Running => Trigger::Returned {
+                        lease_id,
+                        reason: "the assignment was not sent".to_owned(),
+                    },
+                    GivenUp::Unsent => Trigger::Lost {
+                        lease_id,
+                        reason: "the assignment was not sent".to_owned(),
+                    },
+                    GivenUp::Lost(reason) => Trigger::Lost {
+                        lease_id,
+                        reason: reason.to_owned(),
+                    },
+                };
+                apply(job, trigger, now)
+            })
+            .await;
+        let now = self.tick();
+        let mut state = self.dispatcher().lock();
+        match changed {
+            Ok(Ok(_)) => state.forget_unsent(lease_id),
+            // Whatever the record says, it does not stand here. One that was not sent may yet
+            // be committed.
+            Ok(Err(_)) | Err(Error::NotFound { .. }) => {
+                if state.remove_slot_at(lease_id, &entry.session) {
+                    self.dispatcher().wake();
+                }
+            }
+            Err(error) => {
+                tracing::warn!(%error, job_id = %entry.job_id, "attempt not given up yet");
+                if matches!(why, GivenUp::Unsent) {
+                    state.note_unsent(entry.clone(), now);
+                }
+            }
         }
     }
 
@@ -352,14 +385,15 @@ impl Engine {
     async fn answer_lost(&self, tenant: &TenantId, id: &JobId, lease_id: LeaseId) {
         let changed = self
             .change(tenant, id, None, |job, now| {
-                apply(
-                    job,
-                    Trigger::Lost {
-                        lease_id,
-                        reason: String::new(),
-                    },
-                    now,
-                )
+                if job.holds(lease_id) {
+                    // It was named wrongly: that takes it from nobody.
+                    return Err(Refusal::NotCurrent);
+                }
+                let trigger = Trigger::Lost {
+                    lease_id,
+                    reason: String::new(),
+                };
+                apply(job, trigger, now)
             })
             .await;
         if let Err(error) = changed {

@@ -2,14 +2,22 @@
 
 use std::time::Duration;
 
+use coretex_core::id::{JobId, TenantId};
+use coretex_core::job::Job;
+use coretex_core::payload::Payload;
 use coretex_core::time::Timestamp;
-use coretex_store::{CommitError, Order, Range};
+use coretex_store::{CommitError, Order, Range, codec};
+use tokio::time::Instant;
 
 use crate::engine::Engine;
 use crate::{Result, keyspace, telemetry};
 
 /// Jobs deleted in one round.
 const ROUND: usize = 256;
+/// Jobs read from each end of the history to estimate what an ended job takes.
+const SAMPLE: usize = 64;
+/// What a job takes beside its record and payloads: index entries, log entries, bookkeeping.
+const BESIDE: u64 = 1_024;
 /// How often the sweeper looks when nothing is due.
 const IDLE: Duration = Duration::from_secs(1);
 /// How often the log is trimmed.
@@ -44,28 +52,26 @@ impl Engine {
     /// Deletes the oldest ended jobs whose time has come, at most one round of them; how many
     /// were looked at.
     async fn sweep_round(&self) -> Result<usize> {
-        let before = self.sweep_before().await?;
+        let now = self.now();
+        let kept_since = now - self.options().retention.jobs;
+        let excess = self.over_budget().await?;
+        let before = if excess > 0 { now } else { kept_since };
         let range = Range {
             index: keyspace::ENDED,
             start: bytes::Bytes::new(),
             end: Some(before.to_be_bytes().to_vec().into()),
         };
-        let read = self
-            .store()
-            .range(self.shard(), &[range], ROUND, Order::Ascending)
-            .await?;
-        self.observe(read.time);
-        let names: Vec<_> = read
-            .value
+        let ended = self.ended(range, ROUND, Order::Ascending).await?;
+        let names: Vec<_> = ended
             .into_iter()
-            .flatten()
-            .filter_map(|member| keyspace::parse_timed(&member))
-            .map(|(_, tenant, id)| (tenant, id))
+            .enumerate()
+            .filter(|(place, (end, ..))| *place < excess || *end < kept_since)
+            .map(|(_, (_, tenant, id))| (tenant, id))
             .collect();
         if names.is_empty() {
             return Ok(0);
         }
-        let loaded = self.load_all(&names).await?;
+        let loaded = self.load_readable(&names).await?;
         let found: Vec<_> = loaded.into_iter().flatten().collect();
         let deleted = std::sync::atomic::AtomicUsize::new(0);
         self.for_each_bounded(found, |job| {
@@ -88,18 +94,51 @@ impl Engine {
         Ok(names.len())
     }
 
-    /// Jobs that ended before this time go: the end of their retention, or anything that has ended
-    /// while the store is over its byte budget.
-    async fn sweep_before(&self) -> Result<Timestamp> {
-        let retention = &self.options().retention;
-        let now = self.now();
-        if retention.byte_budget > 0 {
-            let usage = self.store().usage().await?;
-            if usage.bytes > retention.byte_budget {
-                return Ok(now);
-            }
+    /// How many of the oldest ended jobs go before their time, because what has ended takes more
+    /// than the budget. The length of a file says only that it may be so: it stays when jobs go.
+    async fn over_budget(&self) -> Result<usize> {
+        let budget = self.options().retention.byte_budget;
+        if budget == 0 || self.store().usage().await?.bytes <= budget {
+            return Ok(0);
         }
-        Ok(now - retention.jobs)
+        let all = Range::all(keyspace::ENDED);
+        let count = self.store().count(self.shard(), &all, u64::MAX).await?;
+        let mut sample = self.ended(all.clone(), SAMPLE, Order::Ascending).await?;
+        sample.extend(self.ended(all, SAMPLE, Order::Descending).await?);
+        let names: Vec<_> = sample
+            .into_iter()
+            .map(|(_, tenant, id)| (tenant, id))
+            .collect();
+        let sizes: Vec<u64> = self
+            .load_readable(&names)
+            .await?
+            .iter()
+            .flatten()
+            .map(|loaded| size_of(&loaded.job))
+            .collect();
+        let Some(each) = sizes.iter().sum::<u64>().checked_div(sizes.len() as u64) else {
+            return Ok(0);
+        };
+        let excess = (count.value * each).saturating_sub(budget).div_ceil(each);
+        Ok(usize::try_from(excess).unwrap_or(usize::MAX))
+    }
+
+    async fn ended(
+        &self,
+        range: Range,
+        limit: usize,
+        order: Order,
+    ) -> Result<Vec<(Timestamp, TenantId, JobId)>> {
+        let asked = Instant::now();
+        let read = self
+            .store()
+            .range(self.shard(), &[range], limit, order)
+            .await?;
+        self.observe(asked, read.time);
+        let members = read.value.into_iter().flatten();
+        Ok(members
+            .filter_map(|member| keyspace::parse_timed(&member))
+            .collect())
     }
 
     async fn trim_log(&self) -> Result<()> {
@@ -115,4 +154,16 @@ impl Engine {
         }
         Ok(())
     }
+}
+
+/// About how many bytes an ended job takes in the store.
+fn size_of(job: &Job) -> u64 {
+    let record = codec::encode(crate::commits::JOB_FORMAT, job).map_or(0, |bytes| bytes.len());
+    let apart: u64 = [&job.input, &job.output]
+        .into_iter()
+        .flatten()
+        .filter(|payload| payload.is_apart())
+        .map(Payload::size)
+        .sum();
+    BESIDE + record as u64 + apart
 }

@@ -6,8 +6,8 @@ use std::time::Duration;
 use coretex_core::time::Timestamp;
 use tokio::time::Instant;
 
-/// Deviations up to this are the age of the answer, not a wrong offset.
-const TOLERANCE: Duration = Duration::from_millis(5);
+/// Deviations up to this are the precision of clocks, not a wrong offset.
+const TOLERANCE: Duration = Duration::from_millis(1);
 
 /// Store time, as far as this replica knows it. Every answer of the store corrects it.
 #[derive(Debug)]
@@ -31,22 +31,24 @@ impl StoreClock {
         Timestamp::from_micros(self.base.load(Ordering::Relaxed)) + self.origin.elapsed()
     }
 
-    /// Takes the time of an answer into account.
-    pub(crate) fn observe(&self, answered: Timestamp) {
+    /// Takes the time of an answer to a request that was sent at `asked` into account. The store
+    /// answered at some point in between, so what it says bounds its time now from both sides: a
+    /// slow answer alone moves nothing.
+    pub(crate) fn observe(&self, asked: Instant, answered: Timestamp) {
         let base = self.base.load(Ordering::Relaxed);
         let now = Timestamp::from_micros(base) + self.origin.elapsed();
+        let latest = answered + asked.elapsed() + TOLERANCE;
         let corrected = if answered > now {
-            // The answer is from the past, so the store is ahead of us by at least this much.
             base.saturating_add(micros(answered.since(now)))
-        } else if now.since(answered) > TOLERANCE {
-            // We are ahead, or the answer took long. Half of the difference each time: a slow
-            // answer does little, a wrong offset is gone after a few.
-            base.saturating_sub(micros(now.since(answered) / 2))
+        } else if now > latest {
+            base.saturating_sub(micros(now.since(latest)))
         } else {
             return;
         };
         // Of several answers that see the same wrong offset, one corrects it.
-        let _ = self.base.compare_exchange(base, corrected, Ordering::Relaxed, Ordering::Relaxed);
+        let _ = self
+            .base
+            .compare_exchange(base, corrected, Ordering::Relaxed, Ordering::Relaxed);
     }
 }
 
@@ -65,13 +67,22 @@ mod tests {
         tokio::time::advance(Duration::from_secs(3)).await;
         assert_eq!(clock.now(), start + Duration::from_secs(3));
         let ahead = start + Duration::from_secs(100);
-        clock.observe(ahead);
-        clock.observe(ahead);
+        clock.observe(Instant::now(), ahead);
+        clock.observe(Instant::now(), ahead);
         assert_eq!(clock.now(), ahead);
         let behind = start + Duration::from_secs(50);
-        for _ in 0..20 {
-            clock.observe(behind);
-        }
+        clock.observe(Instant::now(), behind);
         assert!(clock.now().since(behind) <= TOLERANCE);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_answer_moves_nothing() {
+        let start = Timestamp::from_micros(1_000_000_000);
+        let clock = StoreClock::new(start);
+        let asked = Instant::now();
+        tokio::time::advance(Duration::from_secs(9)).await;
+        // Answered at once, heard nine seconds later.
+        clock.observe(asked, start);
+        assert_eq!(clock.now(), start + Duration::from_secs(9));
     }
 }

@@ -14,6 +14,7 @@ use coretex_core::time::Timestamp;
 use coretex_store::{Order, Range};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use crate::engine::Engine;
 use crate::{Error, kernel, keyspace};
@@ -50,7 +51,11 @@ impl Timers {
     fn put(&self, timer: Armed) {
         let mut armed = self.armed.lock();
         if armed.len() >= MAX_ARMED {
-            return;
+            // The latest gives way; the next read of the index brings it again.
+            if armed.last().is_none_or(|last| *last <= timer) {
+                return;
+            }
+            armed.pop_last();
         }
         let earliest = armed.first().is_none_or(|first| timer.0 < first.0);
         armed.insert(timer);
@@ -112,23 +117,35 @@ impl Engine {
             return Ok(());
         }
         let end = self.now() + HORIZON;
-        let range = Range {
-            index: keyspace::DUE,
-            start: bytes::Bytes::new(),
-            end: Some(end.to_be_bytes().to_vec().into()),
-        };
-        let read = self
-            .store()
-            .range(self.shard(), &[range], PAGE, Order::Ascending)
-            .await?;
-        self.observe(read.time);
-        for member in read.value.into_iter().flatten() {
-            match keyspace::parse_timed(&member) {
-                Some(timer) => self.timers().put(timer),
-                None => {
-                    tracing::error!("malformed member in the due index");
-                    crate::telemetry::bug("due_member");
+        let mut start = bytes::Bytes::new();
+        // As many pages as there is room for: what is due at one instant may be many jobs.
+        for _ in 0..MAX_ARMED.div_ceil(PAGE) {
+            let range = Range {
+                index: keyspace::DUE,
+                start,
+                end: Some(end.to_be_bytes().to_vec().into()),
+            };
+            let asked = Instant::now();
+            let read = self
+                .store()
+                .range(self.shard(), &[range], PAGE, Order::Ascending)
+                .await?;
+            self.observe(asked, read.time);
+            let members = read.value.into_iter().next().unwrap_or_default();
+            for member in &members {
+                match keyspace::parse_timed(member) {
+                    Some(timer) => self.timers().put(timer),
+                    None => {
+                        tracing::error!("malformed member in the due index");
+                        crate::telemetry::bug("due_member");
+                    }
                 }
+            }
+            match members.last() {
+                Some(last) if members.len() == PAGE => {
+                    start = [last.as_ref(), &[0]].concat().into();
+                }
+                Some(_) | None => break,
             }
         }
         Ok(())

@@ -5,15 +5,18 @@ use std::collections::{BTreeMap, VecDeque};
 use coretex_core::id::{TenantId, Topic};
 use coretex_core::job::transition::{Trigger, apply};
 use coretex_core::placement::Shape;
+use coretex_core::policy::Decision;
 use coretex_core::queue::{REREAD_EVERY, ReadyKey, after_shape, shape_prefix};
 use coretex_store::{CommitError, Order, Range, prefix_end};
 use futures::StreamExt;
+use tokio::time::Instant;
 
 use super::Reservation;
 use super::queue::{Group, MAX_GROUPS, READ_AHEAD};
 use super::state::{Picked, sample_of};
 use crate::commits::{Extras, Loaded};
 use crate::engine::Engine;
+use crate::keyspace::HeldEntry;
 use crate::{Result, kernel, keyspace, telemetry};
 
 /// The most claims of one round: as many as the store commits in one group.
@@ -38,8 +41,8 @@ impl Engine {
     /// One round; true when there may be more to do at once.
     async fn claim_round(&self) -> bool {
         let topics = self.dispatcher().lock().queues_to_read(self.tick());
-        for topic in &topics {
-            let found = match self.read_queue(topic).await {
+        for (topic, from) in &topics {
+            let found = match self.read_queue(topic, from.as_deref()).await {
                 Ok(found) => Some(found),
                 Err(error) => {
                     tracing::warn!(%error, %topic, "queue not read; trying again within a second");
@@ -55,13 +58,13 @@ impl Engine {
         }
         let picked = self.dispatcher().lock().pick(BLOCK);
         if picked.is_empty() {
-            return false;
+            return self.dispatcher().lock().read_on();
         }
         let names: Vec<_> = picked
             .iter()
             .map(|one| (one.key.tenant.clone(), one.key.job_id.clone()))
             .collect();
-        let loaded = match self.load_all(&names).await {
+        let loaded = match self.load_readable(&names).await {
             Ok(loaded) => loaded,
             Err(error) => {
                 tracing::warn!(%error, "waiting jobs not read");
@@ -90,13 +93,17 @@ impl Engine {
     /// Commits one claim and hands the job out. A lost one is dropped: somebody else has changed
     /// the job, and if it still waits, the next read finds it.
     async fn claim(&self, loaded: Loaded, reservation: Reservation) {
-        let now = self.now();
+        let (now, sent) = (self.now(), self.tick());
         let snapshot = self.kernel().snapshot();
         let mut job = loaded.job.as_ref().clone();
-        let current = job
-            .decision
-            .as_ref()
-            .is_some_and(|decision| decision.policy_snapshot == snapshot);
+        // A throttled job whose time has come is judged again, too.
+        let current = job.decision.as_ref().is_some_and(|decision| {
+            decision.policy_snapshot == snapshot
+                && matches!(
+                    decision.decision,
+                    Decision::Allow | Decision::AllowWithConstraints
+                )
+        });
         if !current {
             let verdict = kernel::verdict(
                 self.kernel(),
@@ -134,9 +141,10 @@ impl Engine {
             snapshot: Some(snapshot),
             ..Extras::default()
         };
+        let entry = HeldEntry::of_lease(&dispatched);
         match self.write(Some(&loaded), dispatched, extras).await {
             Ok(after) if after.job.lease.is_some() => match self.join_payloads(&after.job).await {
-                Ok(whole) => self.hand_out(&after, whole, reservation).await,
+                Ok(whole) => self.hand_out(&after, whole, reservation, sent).await,
                 Err(error) => {
                     tracing::error!(%error, job_id = %after.job.id, "input not readable");
                     self.fail_unreadable(&after).await;
@@ -147,29 +155,38 @@ impl Engine {
             Err(CommitError::Conflict { .. } | CommitError::PointerMoved { .. }) => {
                 telemetry::claim_lost();
             }
-            Err(error) => tracing::warn!(%error, job_id = %loaded.job.id, "claim not committed"),
+            Err(error) => {
+                tracing::warn!(%error, job_id = %loaded.job.id, "claim not committed");
+                self.perhaps_committed(&error, entry);
+            }
         }
     }
 
     /// Reads the heads of a queue: skips from group to group, so that groups that nobody can serve
     /// cost one step each and not one a job.
-    async fn read_queue(&self, topic: &Topic) -> Result<(Groups, bool)> {
+    /// Begins at `from` if there is one; also says where the next part begins.
+    async fn read_queue(
+        &self,
+        topic: &Topic,
+        from: Option<&[u8]>,
+    ) -> Result<(Groups, Option<Vec<u8>>)> {
         let prefix = keyspace::queue_prefix(topic);
         let end = prefix_end(&prefix).map(Into::into);
-        let mut start = prefix.clone();
+        let mut start = from.unwrap_or(&prefix).to_vec();
         let mut groups: BTreeMap<(TenantId, Shape), (VecDeque<ReadyKey>, bool)> = BTreeMap::new();
-        let mut more_groups = false;
+        let mut next = None;
         loop {
             let range = Range {
                 index: keyspace::READY,
                 start: start.clone().into(),
                 end: end.clone(),
             };
+            let asked = Instant::now();
             let read = self
                 .store()
                 .range(self.shard(), &[range], READ_AHEAD, Order::Ascending)
                 .await?;
-            self.observe(read.time);
+            self.observe(asked, read.time);
             let members = read.value.into_iter().next().unwrap_or_default();
             let full = members.len() == READ_AHEAD;
             let mut last = None;
@@ -189,16 +206,14 @@ impl Engine {
             if let Some(group) = groups.get_mut(&(tenant.clone(), shape)) {
                 group.1 = true;
             }
+            start = [prefix.as_slice(), &after_shape(&tenant, shape)].concat();
             if groups.len() >= MAX_GROUPS {
-                more_groups = true;
+                next = Some(start);
                 break;
             }
-            start = [prefix.as_slice(), &after_shape(&tenant, shape)].concat();
         }
         self.top_up(topic, &mut groups).await?;
-        self.with_samples(groups)
-            .await
-            .map(|groups| (groups, more_groups))
+        self.with_samples(groups).await.map(|groups| (groups, next))
     }
 
     /// A group whose first keys ended a page has only the rest of that page; reads it anew, full.
@@ -240,7 +255,7 @@ impl Engine {
             .filter_map(|(keys, _)| keys.front())
             .map(|key| (key.tenant.clone(), key.job_id.clone()))
             .collect();
-        let mut samples = self.load_all(&names).await?.into_iter();
+        let mut samples = self.load_readable(&names).await?.into_iter();
         let mut found = Groups::new();
         for (name, (mut keys, more)) in groups {
             if keys.is_empty() {

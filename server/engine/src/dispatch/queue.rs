@@ -12,8 +12,11 @@ use coretex_core::queue::{QueueGuard, ReadToken, ReadyKey};
 
 /// The most keys of one group that are held in memory.
 pub(crate) const READ_AHEAD: usize = 256;
-/// The most groups of one queue that are looked at in one round.
+/// The most groups of one queue that are held in memory: a queue of more is read in parts.
 pub(crate) const MAX_GROUPS: usize = 1_024;
+/// The most further parts of a queue that are read at one tick when nothing in the first could be
+/// placed: kinds of jobs that nobody can run hide others for a while, not for ever.
+const MAX_PARTS: u32 = 4;
 
 /// Jobs of one tenant that need the same of a worker. The first of them stands for all.
 #[derive(Debug)]
@@ -58,8 +61,12 @@ pub(crate) struct Queue {
     pub(crate) stale: bool,
     /// A read is under way; what is added meanwhile is kept to be merged.
     reading: Option<(ReadToken, Vec<(ReadyKey, Arc<Job>)>)>,
-    /// There are more groups than were read.
-    pub(crate) more_groups: bool,
+    /// There are more groups than were read; the next read goes on here.
+    resume: Option<Vec<u8>>,
+    /// The read under way, or the last one, did not begin at the start of the queue.
+    resumed: bool,
+    /// How many further parts may be read before the next tick.
+    parts: u32,
 }
 
 impl Queue {
@@ -83,31 +90,51 @@ impl Queue {
                 || self
                     .groups
                     .values()
-                    .any(|group| group.keys.is_empty() && group.more)
-                || (self.more_groups && self.groups.is_empty()))
+                    .any(|group| group.keys.is_empty() && group.more))
     }
 
-    /// Marks a read as under way.
-    pub(crate) fn begin_read(&mut self, now: Tick) {
+    /// Wants to be read again, whatever is known.
+    pub(crate) fn distrust(&mut self) {
+        self.stale = true;
+        self.parts = MAX_PARTS;
+    }
+
+    /// Wants the next part to be read, if there is one; true when it will be.
+    pub(crate) fn read_on(&mut self) -> bool {
+        if self.resume.is_none() || self.parts == 0 || self.reading.is_some() {
+            return false;
+        }
+        self.parts -= 1;
+        self.stale = true;
+        true
+    }
+
+    /// Marks a read as under way; where it begins, unless at the start.
+    pub(crate) fn begin_read(&mut self, now: Tick) -> Option<Vec<u8>> {
         self.stale = false;
         self.reading = Some((self.guard.begin_read(now), Vec::new()));
+        let from = self.resume.take();
+        self.resumed = from.is_some();
+        from
     }
 
     /// Takes what a read found, or `None` when it failed.
     pub(crate) fn finish_read(
         &mut self,
-        found: Option<(BTreeMap<(TenantId, Shape), Group>, bool)>,
+        found: Option<(BTreeMap<(TenantId, Shape), Group>, Option<Vec<u8>>)>,
     ) {
         let Some((token, added)) = self.reading.take() else {
             return;
         };
-        let Some((groups, more_groups)) = found else {
+        let Some((groups, resume)) = found else {
             self.stale = true;
             return;
         };
-        self.guard.finish_read(token, groups.is_empty());
+        // Only a whole queue is known to be empty.
+        let nothing = groups.is_empty() && !self.resumed && resume.is_none();
+        self.guard.finish_read(token, nothing);
         self.groups = groups;
-        self.more_groups = more_groups;
+        self.resume = resume;
         for (key, job) in added {
             self.insert(key, job);
         }
@@ -121,9 +148,7 @@ impl Queue {
         let name = (key.tenant.clone(), key.shape);
         if let Some(group) = self.groups.get_mut(&name) {
             group.insert(key);
-        } else if self.groups.len() >= MAX_GROUPS {
-            self.more_groups = true;
-        } else {
+        } else if self.groups.len() < MAX_GROUPS {
             let keys = VecDeque::from([key]);
             self.groups.insert(
                 name,

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use coretex_core::id::{JobId, LeaseId, PoolName, SessionId, TenantId, Topic, WorkerId};
+use coretex_core::id::{JobId, LeaseId, PoolName, ReplicaId, SessionId, TenantId, Topic, WorkerId};
 use coretex_core::job::{Job, Progress};
 use coretex_core::lease::Tick;
 use coretex_core::placement::{Needs, Tenants, WorkerView, choose};
@@ -14,8 +14,8 @@ use tokio::sync::mpsc;
 
 use super::queue::Queue;
 use crate::commits::Loaded;
-use crate::keyspace;
-use crate::types::ToWorker;
+use crate::keyspace::{self, HeldEntry};
+use crate::types::{AttemptRef, ToWorker};
 
 /// A connected worker.
 #[derive(Debug)]
@@ -52,6 +52,14 @@ impl SessionState {
         slots.saturating_add(self.reserved)
     }
 
+    /// Whether it may be sent more: it reads what it is sent, or has little to read. The channel
+    /// itself has room for the largest worker there may be.
+    pub(crate) fn has_room(&self) -> bool {
+        let waiting = self.sender.max_capacity() - self.sender.capacity();
+        let slots = self.leases.len().max(self.max_parallel as usize);
+        waiting < slots + crate::sessions::OUTBOUND_SLACK
+    }
+
     pub(crate) fn has_free_slot(&self) -> bool {
         self.open && !self.leaving && !self.drained && self.active() < self.max_parallel
     }
@@ -81,6 +89,10 @@ pub(crate) struct Slot {
     pub(crate) session: SessionId,
     pub(crate) tenant: TenantId,
     pub(crate) job_id: JobId,
+    /// The number of the attempt; 0 = not known, because only the held index told of it.
+    pub(crate) attempt: u32,
+    /// The version of the record that last told of it.
+    version: u64,
     /// The job as last written, while the attempt is current.
     pub(crate) loaded: Option<Loaded>,
     /// When the worker said that it started, until that is written.
@@ -96,11 +108,13 @@ pub(crate) struct Slot {
 }
 
 impl Slot {
-    pub(crate) fn new(job: &Job, slot: &coretex_core::job::Slot) -> Self {
+    fn new(tenant: TenantId, job_id: JobId, attempt: u32, session: SessionId) -> Self {
         Self {
-            session: slot.session.clone(),
-            tenant: job.tenant.clone(),
-            job_id: job.id.clone(),
+            session,
+            tenant,
+            job_id,
+            attempt,
+            version: 0,
             loaded: None,
             started_at: None,
             progress: None,
@@ -109,13 +123,31 @@ impl Slot {
             suspect: false,
         }
     }
+
+    /// Whether a worker that names `attempt` means this slot: nothing but an exact match counts.
+    pub(crate) fn is(&self, attempt: &AttemptRef) -> bool {
+        (self.attempt == attempt.attempt || self.attempt == 0)
+            && self.job_id == attempt.job_id
+            && self.tenant == attempt.tenant
+    }
 }
 
 /// A session that ended with attempts out.
 #[derive(Debug)]
-pub(crate) struct LostSession {
-    pub(crate) session: SessionId,
-    pub(crate) since: Tick,
+struct LostSession {
+    session: SessionId,
+    since: Tick,
+    /// Its attempts are given up no sooner, because that has just failed.
+    again_at: Tick,
+}
+
+/// What a comparison of slots and held index has found, twice in a row.
+#[derive(Debug, Default)]
+pub(crate) struct Found {
+    /// Slots of connected workers that the index does not know; they are free now.
+    pub(crate) stale: Vec<(SessionId, AttemptRef)>,
+    /// Entries of connected workers that no slot stands for.
+    pub(crate) unknown: Vec<HeldEntry>,
 }
 
 /// The view.
@@ -125,14 +157,17 @@ pub(crate) struct State {
     by_topic: HashMap<Topic, BTreeSet<SessionId>>,
     pub(crate) queues: HashMap<Topic, Queue>,
     pub(crate) slots: HashMap<LeaseId, Slot>,
+    /// Leases of dispatches whose commits are under way.
+    pub(crate) dispatching: HashSet<LeaseId>,
     /// Jobs whose claim is being committed.
     claiming: HashSet<(TenantId, JobId)>,
     /// Workers that an operator drained, by name, also while they are away.
     pub(crate) drained: HashSet<(TenantId, WorkerId)>,
-    pub(crate) lost: Vec<LostSession>,
-    closed: Vec<(SessionId, &'static str)>,
+    lost: Vec<LostSession>,
+    /// Attempts that were perhaps committed and surely not sent, and since when.
+    unsent: HashMap<LeaseId, (HeldEntry, Tick)>,
     /// Held entries without a slot at the last comparison.
-    pub(crate) suspect_entries: HashSet<LeaseId>,
+    suspect_entries: HashSet<(SessionId, LeaseId)>,
     tie: u64,
 }
 
@@ -173,21 +208,75 @@ impl State {
             }
         }
         if !session.leases.is_empty() {
-            self.lost.push(LostSession {
-                session: id.clone(),
-                since: now,
-            });
+            self.lose(id, now);
         }
         Some(session)
     }
 
-    /// Marks a session to be ended by the session loop.
-    pub(crate) fn close(&mut self, id: &SessionId, why: &'static str) {
-        self.closed.push((id.clone(), why));
+    /// From now on the attempts of a session wait for their worker.
+    fn lose(&mut self, id: &SessionId, now: Tick) {
+        if self.lost.iter().all(|lost| lost.session != *id) {
+            self.lost.push(LostSession {
+                session: id.clone(),
+                since: now,
+                again_at: now,
+            });
+        }
     }
 
-    pub(crate) fn take_closed(&mut self) -> Vec<(SessionId, &'static str)> {
-        std::mem::take(&mut self.closed)
+    /// Attempts of sessions whose adoption window is over. They are named again a second later,
+    /// until they are gone.
+    pub(crate) fn lost_attempts(
+        &mut self,
+        replica: &ReplicaId,
+        window: Duration,
+        now: Tick,
+    ) -> Vec<HeldEntry> {
+        let over = |lost: &LostSession| now.since(lost.since) >= window && now >= lost.again_at;
+        if !self.lost.iter().any(over) {
+            return Vec::new();
+        }
+        let slots = &self.slots;
+        let mut entries = Vec::new();
+        self.lost.retain_mut(|lost| {
+            if !over(lost) {
+                return true;
+            }
+            lost.again_at = now + Duration::from_secs(1);
+            let before = entries.len();
+            let here = slots
+                .iter()
+                .filter(|(_, slot)| slot.session == lost.session);
+            entries.extend(here.map(|(lease, slot)| HeldEntry {
+                replica: replica.clone(),
+                session: slot.session.clone(),
+                tenant: slot.tenant.clone(),
+                job_id: slot.job_id.clone(),
+                lease_id: *lease,
+            }));
+            entries.len() > before
+        });
+        entries
+    }
+
+    /// Notes an attempt that nobody has seen: its commit may be applied, now or later.
+    pub(crate) fn note_unsent(&mut self, entry: HeldEntry, now: Tick) {
+        self.unsent.entry(entry.lease_id).or_insert((entry, now));
+    }
+
+    /// It has been given back.
+    pub(crate) fn forget_unsent(&mut self, lease: LeaseId) {
+        self.unsent.remove(&lease);
+    }
+
+    /// Attempts to be given back; those noted longer than `patience` ago are forgotten.
+    pub(crate) fn unsent(&mut self, patience: Duration, now: Tick) -> Vec<HeldEntry> {
+        self.unsent
+            .retain(|_, (_, since)| now.since(*since) < patience);
+        self.unsent
+            .values()
+            .map(|(entry, _)| entry.clone())
+            .collect()
     }
 
     pub(crate) fn serving(
@@ -280,8 +369,8 @@ impl State {
         true
     }
 
-    /// Queues that a worker with a free slot serves and whose index should be read.
-    pub(crate) fn queues_to_read(&mut self, now: Tick) -> Vec<Topic> {
+    /// Queues that a worker with a free slot serves and whose index should be read, and where.
+    pub(crate) fn queues_to_read(&mut self, now: Tick) -> Vec<(Topic, Option<Vec<u8>>)> {
         let mut topics = Vec::new();
         for (topic, queue) in &mut self.queues {
             if !queue.wants_read() {
@@ -293,8 +382,7 @@ impl State {
                     .is_some_and(SessionState::has_free_slot)
             });
             if free {
-                queue.begin_read(now);
-                topics.push(topic.clone());
+                topics.push((topic.clone(), queue.begin_read(now)));
             }
         }
         topics
@@ -303,8 +391,24 @@ impl State {
     /// Asks for a read of every queue: the bound on what a lost doorbell can cost.
     pub(crate) fn distrust_queues(&mut self) {
         for queue in self.queues.values_mut() {
-            queue.stale = true;
+            queue.distrust();
         }
+    }
+
+    /// Nothing that was read could be placed: asks for the parts of the queues that were not read,
+    /// where workers have free slots. True when there are any.
+    pub(crate) fn read_on(&mut self) -> bool {
+        let mut again = false;
+        for (topic, queue) in &mut self.queues {
+            let mut serving = self.by_topic.get(topic).into_iter().flatten();
+            let free = serving.any(|id| {
+                self.sessions
+                    .get(id)
+                    .is_some_and(SessionState::has_free_slot)
+            });
+            again |= free && queue.read_on();
+        }
+        again
     }
 
     /// Picks up to `limit` jobs for free slots, best first over all queues.
@@ -370,14 +474,12 @@ impl State {
                 });
             }
         }
-        let mut emptied = Vec::new();
-        for (topic, queue) in &mut self.queues {
+        for queue in self.queues.values_mut() {
             let before = queue.groups.len();
             queue.tidy();
             if before > 0 && queue.groups.is_empty() {
                 // Only a read that finds nothing opens the fast path again.
                 queue.stale = true;
-                emptied.push(topic.clone());
             }
         }
         picked
@@ -388,32 +490,101 @@ impl State {
         self.claiming.remove(&(tenant.clone(), id.clone()));
     }
 
-    /// Enters or refreshes a slot.
-    pub(crate) fn put_slot(
-        &mut self,
-        lease: LeaseId,
-        session: SessionId,
-        make: impl FnOnce() -> Slot,
-        loaded: Option<Loaded>,
-    ) {
-        let slot = self.slots.entry(lease).or_insert_with(make);
-        let moved_from = (slot.session != session).then(|| slot.session.clone());
+    /// Enters or refreshes a slot as a written job has it.
+    pub(crate) fn put_slot(&mut self, told: &coretex_core::job::Slot, after: &Loaded) {
+        let (lease, job) = (told.lease_id, &after.job);
+        let slot = self.slots.entry(lease).or_insert_with(|| {
+            let (tenant, id) = (job.tenant.clone(), job.id.clone());
+            Slot::new(tenant, id, told.attempt, told.session.clone())
+        });
         // Writes of one job may report out of order.
-        let newer = match (&slot.loaded, &loaded) {
-            (Some(held), Some(new)) => new.version > held.version,
-            (None, Some(_)) | (_, None) => true,
-        };
-        if newer {
-            slot.loaded = loaded;
+        if slot.version >= after.version {
+            return;
         }
-        slot.session = session.clone();
+        slot.version = after.version;
+        slot.attempt = told.attempt;
+        slot.loaded = job.holds(lease).then(|| after.clone());
         slot.suspect = false;
-        if let Some(old) = moved_from.and_then(|old| self.sessions.get_mut(&old)) {
-            old.leases.remove(&lease);
+        self.place_slot(lease, &told.session);
+    }
+
+    /// Puts a slot where its session is.
+    fn place_slot(&mut self, lease: LeaseId, session: &SessionId) {
+        if let Some(slot) = self.slots.get_mut(&lease)
+            && slot.session != *session
+        {
+            let old = std::mem::replace(&mut slot.session, session.clone());
+            if let Some(old) = self.sessions.get_mut(&old) {
+                old.leases.remove(&lease);
+            }
         }
-        if let Some(session) = self.sessions.get_mut(&session) {
+        if let Some(session) = self.sessions.get_mut(session) {
             session.leases.insert(lease);
         }
+    }
+
+    /// Compares the slots with the members of the held index. What differs twice in a row is no
+    /// commit under way: it is put right here, as far as memory goes.
+    pub(crate) fn compare(&mut self, held: Vec<HeldEntry>, now: Tick) -> Found {
+        let listed: HashSet<(SessionId, LeaseId)> = held
+            .iter()
+            .map(|entry| (entry.session.clone(), entry.lease_id))
+            .collect();
+        let mut found = Found::default();
+        for (lease, slot) in &mut self.slots {
+            if listed.contains(&(slot.session.clone(), *lease)) {
+                slot.suspect = false;
+            } else if slot.suspect {
+                let attempt = AttemptRef {
+                    tenant: slot.tenant.clone(),
+                    job_id: slot.job_id.clone(),
+                    attempt: slot.attempt,
+                    lease_id: *lease,
+                };
+                found.stale.push((slot.session.clone(), attempt));
+            } else {
+                slot.suspect = true;
+            }
+        }
+        for (_, attempt) in &found.stale {
+            self.remove_slot(attempt.lease_id);
+        }
+        let mut suspects = HashSet::new();
+        for entry in held {
+            let slot = self.slots.get(&entry.lease_id);
+            let known = slot.is_some_and(|slot| slot.session == entry.session);
+            // A commit that is long under way: it, or the adoption, will say.
+            let opening = self
+                .sessions
+                .get(&entry.session)
+                .is_some_and(|one| !one.open);
+            if known || opening || self.dispatching.contains(&entry.lease_id) {
+                continue;
+            }
+            let name = (entry.session.clone(), entry.lease_id);
+            if !self.suspect_entries.contains(&name) {
+                suspects.insert(name);
+            } else if self.sessions.contains_key(&entry.session) {
+                found.unknown.push(entry);
+            } else {
+                // Of a session that has ended, and its worker may come back.
+                let slot = Slot::new(entry.tenant, entry.job_id, 0, entry.session.clone());
+                self.slots.entry(entry.lease_id).or_insert(slot);
+                self.place_slot(entry.lease_id, &entry.session);
+            }
+        }
+        self.suspect_entries = suspects;
+        // Nobody else gives up the attempts of sessions that are not there any more.
+        let orphaned: HashSet<SessionId> = self
+            .slots
+            .values()
+            .filter(|slot| !self.sessions.contains_key(&slot.session))
+            .map(|slot| slot.session.clone())
+            .collect();
+        for session in orphaned {
+            self.lose(&session, now);
+        }
+        found
     }
 
     /// Frees a slot; true when a connected worker has one more free now.
@@ -424,6 +595,12 @@ impl State {
         self.sessions
             .get_mut(&slot.session)
             .is_some_and(|session| session.leases.remove(&lease))
+    }
+
+    /// As [`Self::remove_slot`], if the slot is one of this session.
+    pub(crate) fn remove_slot_at(&mut self, lease: LeaseId, session: &SessionId) -> bool {
+        let here = self.slots.get(&lease);
+        here.is_some_and(|slot| slot.session == *session) && self.remove_slot(lease)
     }
 
     /// Sessions that have been silent for too long.

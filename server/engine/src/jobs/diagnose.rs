@@ -50,16 +50,16 @@ impl Engine {
             self.ask_pools(job)
         };
         let causes = self.causes(job);
-        let position = if job.is_ready() {
+        let (position, capped) = if job.is_ready() {
             self.queue_position(job).await?
         } else {
-            0
+            (0, false)
         };
         Ok(Diagnosis {
             state: job.state,
             causes,
             queue_position: u32::try_from(position.min(POSITION_CAP)).unwrap_or(0),
-            queue_position_capped: position > POSITION_CAP,
+            queue_position_capped: capped,
             pools,
         })
     }
@@ -139,7 +139,11 @@ impl Engine {
         let topic = &job.spec.topic;
         let state = self.dispatcher().lock();
         let needs = keyspace::needs(job);
-        let mut workers = state.serving(topic).peekable();
+        // That others have workers is none of this tenant's business.
+        let mut workers = state
+            .serving(topic)
+            .filter(|(_, session)| session.serves.contains(&job.tenant))
+            .peekable();
         if workers.peek().is_none() {
             let remedy = format!("start one: coretexctl worker exec --topic {topic} -- CMD");
             return vec![cause(
@@ -217,12 +221,12 @@ impl Engine {
             let remedy = "wait for the grace to end, or cancel with force";
             causes.push(cause("cancel_requested", message, remedy).until(cancel.terminal_at));
         }
-        let connected = lease.slot.replica != *self.replica()
-            || self
-                .dispatcher()
-                .lock()
-                .sessions
-                .contains_key(&lease.slot.session);
+        let connected = if lease.slot.replica == *self.replica() {
+            let state = self.dispatcher().lock();
+            state.sessions.contains_key(&lease.slot.session)
+        } else {
+            !self.is_gone(&lease.slot.replica)
+        };
         if !connected {
             causes.push(cause(
                 "worker_disconnected",
@@ -243,7 +247,11 @@ impl Engine {
                 "it was handed out"
             },
         );
-        causes.push(cause("running", message, "").until(lease.timeout_at));
+        let code = match job.state {
+            JobState::Running => "running",
+            _ => "dispatched",
+        };
+        causes.push(cause(code, message, "").until(lease.timeout_at));
         causes
     }
 
@@ -253,8 +261,8 @@ impl Engine {
         let needs = keyspace::needs(job);
         let mut pools: BTreeMap<PoolName, Vec<WorkerDiagnosis>> = BTreeMap::new();
         for (id, session) in state.serving(&job.spec.topic) {
-            // Workers of other tenants are none of the caller's business.
-            if session.tenant != job.tenant {
+            // Workers that serve other tenants are none of the caller's business.
+            if !session.serves.contains(&job.tenant) {
                 continue;
             }
             let answer = check(&needs, &session.view(id));
@@ -289,16 +297,21 @@ impl Engine {
             .collect()
     }
 
-    /// Position among the tenant's jobs in the queue, from 1; more than the cap = at least that.
-    async fn queue_position(&self, job: &Job) -> Result<u64> {
+    /// Position among the tenant's jobs in the queue, from 1, and whether it is at least that.
+    async fn queue_position(&self, job: &Job) -> Result<(u64, bool)> {
         let own = keyspace::ready_key(job);
         let queue = keyspace::queue_prefix(&job.spec.topic);
         let tenant = [queue.as_slice(), &tenant_prefix(&job.tenant)].concat();
         let end = prefix_end(&tenant).map(Into::into);
         let mut start = tenant;
         let mut before = 0;
+        let mut steps = 0;
         // Skips from shape to shape; each has its jobs in serving order.
         while before <= POSITION_CAP {
+            if steps == POSITION_CAP {
+                return Ok((before + 1, true));
+            }
+            steps += 1;
             let range = Range {
                 index: keyspace::READY,
                 start: start.into(),
@@ -333,7 +346,7 @@ impl Engine {
             before += self.store().count(self.shard(), &range, cap).await?.value;
             start = [queue.as_slice(), &after_shape(&first.tenant, first.shape)].concat();
         }
-        Ok(before + 1)
+        Ok((before + 1, before >= POSITION_CAP))
     }
 }
 

@@ -1,5 +1,7 @@
 //! Lists and counts of jobs: index pages, filtered by record, newest first.
 
+use std::collections::BTreeMap;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
 use coretex_core::id::{JobId, TenantId};
@@ -213,20 +215,54 @@ fn countable(tenant: &TenantId, filter: &JobFilter) -> Option<Index> {
     }
 }
 
-/// About how many bytes a job takes in a response.
+/// About how many bytes a job takes in a response, rather too many than too few.
 fn size_of(loaded: &Loaded, full: bool) -> usize {
+    let job = &*loaded.job;
     let payload = |payload: &Option<Payload>| match payload {
         Some(payload) if full => usize::try_from(payload.size()).unwrap_or(usize::MAX),
         Some(_) | None => 0,
     };
-    let labels: usize = loaded
-        .job
-        .spec
-        .labels
-        .iter()
-        .map(|(key, value)| key.len() + value.len())
-        .sum();
-    2_048 + labels + payload(&loaded.job.input).saturating_add(payload(&loaded.job.output))
+    let pairs = |map: &BTreeMap<String, String>| -> usize {
+        map.iter()
+            .map(|(key, value)| key.len() + value.len() + 8)
+            .sum()
+    };
+    let texts = |texts: &[String]| -> usize { texts.iter().map(|text| text.len() + 4).sum() };
+    let spec = &job.spec;
+    let mut bytes = 2_048 + pairs(&spec.labels) + pairs(&spec.placement.worker_labels);
+    bytes += texts(&spec.metadata.risk_tags) + texts(&spec.metadata.requires);
+    bytes += spec.memory_id.len() + texts(&job.artifact_ids);
+    bytes += texts(&spec.retry.non_retryable_codes);
+    if let Some(mcp) = &spec.metadata.mcp {
+        bytes += mcp.server.len() + mcp.tool.len() + mcp.resource.len() + mcp.action.len();
+    }
+    if let Some(cap) = &spec.cap {
+        bytes += pairs(&cap.env) + texts(&cap.tags);
+    }
+    if let Some(error) = &job.error {
+        bytes += error.code.len() + error.message.len() + pairs(&error.metadata);
+    }
+    if let Some(progress) = &job.progress {
+        bytes += progress.message.len();
+    }
+    if let Some(cancel) = &job.cancel {
+        bytes += cancel.reason.len();
+    }
+    if let Some(decision) = &job.decision {
+        bytes += decision.reason.len();
+        if let Some(limits) = &decision.constraints {
+            bytes += texts(&limits.network_allowlist) + texts(&limits.deny_path_globs);
+            bytes += texts(&limits.fs_read_only) + texts(&limits.fs_read_write);
+            bytes += texts(&limits.allowed_tools) + texts(&limits.allowed_commands);
+        }
+        for remedy in &decision.remediations {
+            bytes += 256 + remedy.title.len() + remedy.summary.len();
+            bytes += pairs(&remedy.add_labels) + texts(&remedy.remove_labels);
+        }
+    }
+    bytes
+        .saturating_add(payload(&job.input))
+        .saturating_add(payload(&job.output))
 }
 
 type Position = (Timestamp, JobId);

@@ -18,6 +18,8 @@ use crate::{Error, JobFilter, Result};
 const PAGE: usize = 256;
 /// Messages that may wait for a reader; one that is further behind for long is cut.
 const BUFFER: usize = 256;
+/// The same where messages carry payloads, of which each may have two of a mebibyte.
+const FULL_BUFFER: usize = 16;
 /// How long a reader may leave its buffer full.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// The log is looked at this often without a bell: the bound on what a lost one can cost.
@@ -92,7 +94,8 @@ impl Engine {
                 (JobFilter::default(), Some(id))
             }
         };
-        let (sender, receiver) = mpsc::channel(BUFFER + 1);
+        let buffer = if full { FULL_BUFFER } else { BUFFER };
+        let (sender, receiver) = mpsc::channel(buffer + 1);
         // A place for the reason of the end: a reader that is cut for being slow has left no other.
         let parting = sender.clone().try_reserve_owned().ok();
         let watch = Watch {
@@ -126,10 +129,12 @@ impl Watch {
             resume_token: token(from),
         })
         .await?;
-        if self.target_has_ended(from).await? {
-            return Ok(());
-        }
+        let ended = self.target_has_ended().await?;
         loop {
+            if ended.is_some_and(|end| from >= end) {
+                // Its end was told before the watch began.
+                return self.tell_last(from).await;
+            }
             bell.mark_unchanged();
             let page = self
                 .engine
@@ -157,25 +162,27 @@ impl Watch {
         }
     }
 
-    /// For one job: whether it had ended before the watch, with nothing left to tell.
-    async fn target_has_ended(&self, from: LogId) -> Result<bool> {
+    /// For one job: whether it has ended already. The log tells of that below the answer, if it
+    /// still tells of it at all.
+    async fn target_has_ended(&self) -> Result<Option<LogId>> {
         let Some(id) = &self.job else {
-            return Ok(false);
+            return Ok(None);
         };
         let loaded = self.engine.visible(&self.caller, id).await?;
         if !loaded.job.state.is_terminal() {
-            return Ok(false);
+            return Ok(None);
         }
-        let next = self
-            .engine
-            .store()
-            .tail(self.engine.shard(), LogId::MAX, 0)
-            .await?
-            .value
-            .next;
-        if from < next {
-            return Ok(false);
-        }
+        let store = self.engine.store();
+        let page = store.tail(self.engine.shard(), LogId::MAX, 0).await?;
+        Ok(Some(page.value.next))
+    }
+
+    /// Tells how a job ended whose end is not in the part of the log that is read.
+    async fn tell_last(&self, from: LogId) -> Result<()> {
+        let Some(id) = &self.job else {
+            return Ok(());
+        };
+        let loaded = self.engine.visible(&self.caller, id).await?;
         if let Some(event) = loaded.job.events.last().cloned() {
             let answer = self.engine.answer(loaded, self.full).await?;
             self.send(WatchItem::Event {
@@ -185,7 +192,7 @@ impl Watch {
             })
             .await?;
         }
-        Ok(true)
+        Ok(())
     }
 
     /// Tells of one change, if it is the reader's business; true when that was the last.
@@ -201,12 +208,18 @@ impl Watch {
             Err(Error::NotFound { .. }) => return Ok(false),
             Err(error) => return Err(error),
         };
-        if !self.filter.matches(&loaded.job) {
+        // As the job was at the event, not as it is by now: a slow reader misses nothing.
+        let wanted: Vec<_> = entry
+            .events
+            .iter()
+            .filter(|event| self.filter.matches_at(&loaded.job, event))
+            .collect();
+        if wanted.is_empty() {
             return Ok(false);
         }
         let answer = self.engine.answer(loaded, self.full).await?;
-        let last = entry.events.len().saturating_sub(1);
-        for (position, event) in entry.events.iter().enumerate() {
+        let last = wanted.len() - 1;
+        for (position, event) in wanted.into_iter().enumerate() {
             // Only the last event of an entry moves the token, so that a resume repeats an entry
             // rather than cutting it.
             let next = if position == last { id + 1 } else { id };

@@ -5,14 +5,16 @@ use std::time::Duration;
 
 use coretex_core::id::{LeaseId, SessionId, TenantId};
 use coretex_core::job::history::AttemptEnd;
-use coretex_core::job::transition::{Effect, Outcome, Trigger, apply};
-use coretex_core::job::{Job, JobState, Progress};
+use coretex_core::job::transition::{Effect, Outcome, Refusal, Trigger, apply};
+use coretex_core::job::{Job, JobError, JobState, Progress};
 
 use crate::commits::Loaded;
 use crate::engine::Engine;
 use crate::types::{AttemptRef, FromWorker, ToWorker};
 use crate::{Error, Result};
 
+/// How often it is looked for what is to be written.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// Progress of one job is written at most this often.
 const PROGRESS_EVERY: Duration = Duration::from_secs(1);
 
@@ -23,6 +25,18 @@ struct Report {
     outcome: Outcome,
     execution_duration: Option<Duration>,
     artifact_ids: Vec<String>,
+}
+
+/// How an attempt that a worker names stands in this replica.
+enum Held {
+    /// The worker's session has it; with the job as last written, while the attempt is current.
+    Here(Option<Loaded>),
+    /// Another session has it.
+    Elsewhere,
+    /// No session here has it.
+    Unknown,
+    /// The lease belongs to another job or attempt.
+    Wrong,
 }
 
 impl Engine {
@@ -99,11 +113,15 @@ impl Engine {
         Ok(())
     }
 
-    /// The job of an attempt that this session has, as last written.
-    fn held_by(&self, session: &SessionId, lease: LeaseId) -> Option<(bool, Option<Loaded>)> {
+    /// What is known of an attempt that a worker names.
+    fn held_by(&self, session: &SessionId, attempt: &AttemptRef) -> Held {
         let state = self.dispatcher().lock();
-        let slot = state.slots.get(&lease)?;
-        Some((slot.session == *session, slot.loaded.clone()))
+        match state.slots.get(&attempt.lease_id) {
+            None => Held::Unknown,
+            Some(slot) if !slot.is(attempt) => Held::Wrong,
+            Some(slot) if slot.session == *session => Held::Here(slot.loaded.clone()),
+            Some(_) => Held::Elsewhere,
+        }
     }
 
     async fn started(&self, session: &SessionId, attempt: AttemptRef) {
@@ -113,7 +131,8 @@ impl Engine {
             let slot = state
                 .slots
                 .get_mut(&attempt.lease_id)
-                .filter(|slot| slot.session == *session && slot.loaded.is_some());
+                .filter(|slot| slot.is(&attempt) && slot.session == *session)
+                .filter(|slot| slot.loaded.is_some());
             match slot {
                 None => None,
                 Some(slot) => {
@@ -175,14 +194,34 @@ impl Engine {
     fn progressed(&self, session: &SessionId, attempt: &AttemptRef, progress: Progress) {
         let mut state = self.dispatcher().lock();
         let slot = state.slots.get_mut(&attempt.lease_id);
-        if let Some(slot) = slot.filter(|slot| slot.session == *session) {
+        if let Some(slot) = slot.filter(|slot| slot.is(attempt) && slot.session == *session) {
             slot.progress = Some(progress);
             slot.lazy_queued = true;
         }
     }
 
+    /// Writes starts and progress until the engine stops.
+    pub(crate) async fn run_lazy_writes(self) {
+        let mut look = tokio::time::interval(LOOK_EVERY);
+        look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            look.tick().await;
+            self.write_lazily().await;
+        }
+    }
+
+    /// What could not be written is written later, unless there is newer progress by then.
+    fn write_again(&self, lease: LeaseId, progress: Option<Progress>) {
+        if let Some(slot) = self.dispatcher().lock().slots.get_mut(&lease) {
+            slot.lazy_queued = true;
+            if slot.progress.is_none() {
+                slot.progress = progress;
+            }
+        }
+    }
+
     /// Writes starts and progress that have become old enough to be worth a commit.
-    pub(crate) async fn write_lazily(&self) {
+    async fn write_lazily(&self) {
         let (tick, now) = (self.tick(), self.now());
         let lazy = self.timing().lazy_start;
         let mut work = Vec::new();
@@ -237,7 +276,8 @@ impl Engine {
                     })
                     .await;
                 if let Err(error) = changed {
-                    tracing::debug!(%error, job_id = %id, "start or progress not written");
+                    tracing::debug!(%error, job_id = %id, "start or progress not written yet");
+                    self.write_again(lease_id, progress);
                 }
             },
         )
@@ -247,24 +287,23 @@ impl Engine {
     /// A result. One of a slot of this session is written beside the others; anything else is
     /// looked at in turn, so that a flood of it slows down only its sender.
     async fn reported(&self, session: &SessionId, serves: &[TenantId], report: Report) {
-        match self.held_by(session, report.attempt.lease_id) {
-            Some((true, loaded)) => {
+        let attempt = &report.attempt;
+        match self.held_by(session, attempt) {
+            Held::Here(loaded) => {
                 let engine = self.clone();
                 let session = session.clone();
                 self.spawn_work(async move {
                     engine.finish(&session, report, loaded).await;
                 });
             }
-            Some((false, _)) | None if !serves.contains(&report.attempt.tenant) => {
-                self.tell(
-                    session,
-                    ToWorker::ResultAck {
-                        attempt: report.attempt,
-                        applied: false,
-                    },
-                );
+            Held::Elsewhere | Held::Unknown if serves.contains(&attempt.tenant) => {
+                self.finish(session, report, None).await;
             }
-            Some((false, _)) | None => self.finish(session, report, None).await,
+            Held::Elsewhere | Held::Unknown | Held::Wrong => {
+                let attempt = report.attempt;
+                let applied = false;
+                self.tell(session, ToWorker::ResultAck { attempt, applied });
+            }
         }
     }
 
@@ -288,6 +327,9 @@ impl Engine {
                     &attempt.job_id,
                     start.take(),
                     |job, now| {
+                        if is_another(job, &attempt) {
+                            return Err(Refusal::NotCurrent);
+                        }
                         let trigger = Trigger::Finished {
                             lease_id,
                             outcome: outcome.clone(),
@@ -302,20 +344,17 @@ impl Engine {
             let applied = match changed {
                 Ok(Ok(changed)) => changed.applied,
                 // Sent again because the acknowledgement was lost.
-                Ok(Err((_, loaded))) => was_applied(&loaded.job, lease_id),
+                Ok(Err((_, loaded))) => was_applied(&loaded.job, &attempt, &outcome),
                 Err(Error::NotFound { .. }) => {
-                    self.dispatcher().lock().remove_slot(lease_id);
-                    self.dispatcher().wake();
+                    self.slot_of_nothing(session, lease_id);
                     false
                 }
                 Err(error) => {
                     tracing::warn!(%error, job_id = %attempt.job_id, "result not written yet");
-                    let connected = self.dispatcher().lock().sessions.contains_key(session);
-                    if !connected || self.is_draining() {
+                    if !self.may_try_again(session, again).await {
                         // The worker sends it again wherever it connects next.
                         return;
                     }
-                    tokio::time::sleep(Duration::from_millis(50 << again.min(6))).await;
                     continue;
                 }
             };
@@ -336,30 +375,87 @@ impl Engine {
         told.or_else(|| execution.map(|duration| self.now() - duration))
     }
 
+    /// Waits a moment before what a worker said is tried to be written again; false when the
+    /// session has ended meanwhile.
+    async fn may_try_again(&self, session: &SessionId, again: u32) -> bool {
+        let connected = || self.dispatcher().lock().sessions.contains_key(session);
+        if !connected() || self.is_draining() {
+            return false;
+        }
+        tokio::time::sleep(Duration::from_millis(50 << again.min(6))).await;
+        connected()
+    }
+
+    /// The job of a slot is not there any more.
+    fn slot_of_nothing(&self, session: &SessionId, lease: LeaseId) {
+        if self.dispatcher().lock().remove_slot_at(lease, session) {
+            self.dispatcher().wake();
+        }
+    }
+
     async fn rejected(&self, session: &SessionId, attempt: AttemptRef, reason: String) {
-        let Some((true, loaded)) = self.held_by(session, attempt.lease_id) else {
+        let Held::Here(loaded) = self.held_by(session, &attempt) else {
             return;
         };
+        let (engine, session) = (self.clone(), session.clone());
+        self.spawn_work(async move {
+            engine.take_back(&session, &attempt, &reason, loaded).await;
+        });
+    }
+
+    /// Takes an attempt back. One that had begun may have done something, so it has failed.
+    async fn take_back(
+        &self,
+        session: &SessionId,
+        attempt: &AttemptRef,
+        reason: &str,
+        loaded: Option<Loaded>,
+    ) {
         let lease_id = attempt.lease_id;
-        let changed = self
-            .change(&attempt.tenant, &attempt.job_id, loaded, |job, now| {
-                apply(
-                    job,
-                    Trigger::Returned {
-                        lease_id,
-                        reason: reason.clone(),
+        let started_at = self.start_of(lease_id, None);
+        let fraction = self.ids().fraction();
+        let mut start = loaded;
+        for again in 0_u32.. {
+            let changed = self
+                .change(
+                    &attempt.tenant,
+                    &attempt.job_id,
+                    start.take(),
+                    |job, now| {
+                        let begun = started_at.is_some() || job.state == JobState::Running;
+                        let trigger = if begun && job.holds(lease_id) {
+                            let message = format!("given back after it had begun: {reason}");
+                            let error = JobError::platform("rejected", message);
+                            Trigger::Finished {
+                                lease_id,
+                                outcome: Outcome::Failed { error },
+                                artifact_ids: Vec::new(),
+                                started_at,
+                                fraction,
+                            }
+                        } else {
+                            Trigger::Returned {
+                                lease_id,
+                                reason: reason.to_owned(),
+                            }
+                        };
+                        apply(job, trigger, now)
                     },
-                    now,
                 )
-            })
-            .await;
-        match changed {
-            Ok(_) => {}
-            Err(Error::NotFound { .. }) => {
-                self.dispatcher().lock().remove_slot(lease_id);
-            }
-            Err(error) => {
-                tracing::warn!(%error, job_id = %attempt.job_id, "job not given back yet");
+                .await;
+            match changed {
+                Ok(_) => return,
+                Err(Error::NotFound { .. }) => {
+                    self.slot_of_nothing(session, lease_id);
+                    return;
+                }
+                Err(error) => {
+                    tracing::warn!(%error, job_id = %attempt.job_id, "job not given back yet");
+                    if !self.may_try_again(session, again).await {
+                        // The worker will not list it: it is given up with the session.
+                        return;
+                    }
+                }
             }
         }
     }
@@ -395,15 +491,24 @@ impl Engine {
     }
 }
 
-/// Whether the result of this attempt is what the job holds.
-fn was_applied(job: &Job, lease: LeaseId) -> bool {
+/// Whether the lease belongs to another attempt of the job than the one that the worker names.
+fn is_another(job: &Job, named: &AttemptRef) -> bool {
+    job.attempts
+        .iter()
+        .any(|attempt| attempt.lease_id == named.lease_id && attempt.attempt != named.attempt)
+}
+
+/// Whether this very result of this attempt is what ended it.
+fn was_applied(job: &Job, named: &AttemptRef, outcome: &Outcome) -> bool {
+    let end = match outcome {
+        Outcome::Succeeded { .. } => AttemptEnd::Succeeded,
+        Outcome::Failed { .. } => AttemptEnd::Failed,
+        Outcome::Cancelled => AttemptEnd::Cancelled,
+    };
     job.attempts.iter().any(|attempt| {
-        attempt.lease_id == lease
-            && !attempt.late_result
-            && matches!(
-                attempt.end,
-                Some(AttemptEnd::Succeeded | AttemptEnd::Failed | AttemptEnd::Cancelled)
-            )
+        attempt.lease_id == named.lease_id
+            && attempt.attempt == named.attempt
+            && attempt.end == Some(end)
     })
 }
 
