@@ -1,0 +1,26 @@
+//! The engine, attacked: one file a noun, all in virtual time on the store in memory, with seeded
+//! ids. What runs here runs the same every time. [`support`] is the bench.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::large_futures,
+    reason = "tests"
+)]
+
+mod support;
+
+mod access;
+mod adoption;
+mod cancel;
+mod clocks;
+mod diagnose;
+mod faults;
+mod jobs;
+mod leases;
+mod lists;
+mod queue;
+mod rerun;
+mod retention;
+mod simulation;
+mod submit;
+mod watch;

@@ -1,0 +1,390 @@
+//! The bench: an engine on the in-memory store and the in-process bus, in virtual time and with
+//! seeded ids.
+//!
+//! Between engine and store stand the layers that the program has, and two for tests: faults
+//! ([`Bench::faulty`]) and a tap that notes every name ever written, so that [`audit`] can look at
+//! everything that the store holds.
+
+pub(crate) mod audit;
+pub(crate) mod kernel;
+pub(crate) mod tap;
+pub(crate) mod worker;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use coretex_bus::InProcBus;
+use coretex_core::id::{JobId, TenantId, Topic};
+use coretex_core::job::transition::Outcome;
+use coretex_core::job::{Job, JobError, JobSpec, JobState};
+use coretex_core::payload::Payload;
+use coretex_core::time::{Clock, IdGen, Timestamp};
+use coretex_engine::{
+    AllowAll, Caller, Engine, EngineOptions, Error, Hello, Kernel, Limits, Retention, Role,
+    SubmitJob, Submitted, Timing,
+};
+use coretex_store::Store;
+use coretex_store::embedded::{EmbeddedOptions, EmbeddedStore, WriterMode};
+use coretex_store::layers::{Faulty, Resend, ResendPolicy};
+use tokio::time::Instant;
+
+pub(crate) use audit::Audit;
+pub(crate) use kernel::{Answer, Script};
+pub(crate) use tap::{Names, Tap};
+pub(crate) use worker::{Worker, hello};
+
+/// Wall-clock time that follows tokio's (paused) time.
+#[derive(Debug)]
+pub(crate) struct VirtualClock {
+    base: Timestamp,
+    origin: Instant,
+}
+
+impl VirtualClock {
+    pub(crate) fn new() -> Arc<Self> {
+        let base = Timestamp::from_micros(1_700_000_000_000_000);
+        Arc::new(Self {
+            base,
+            origin: Instant::now(),
+        })
+    }
+}
+
+impl Clock for VirtualClock {
+    fn now(&self) -> Timestamp {
+        self.base + self.origin.elapsed()
+    }
+}
+
+/// Ids from a counter, mixed (splitmix64) so that they look random and are the same every time.
+#[derive(Debug)]
+pub(crate) struct SeededIds(AtomicU64);
+
+impl SeededIds {
+    pub(crate) fn new(seed: u64) -> Arc<Self> {
+        Arc::new(Self(AtomicU64::new(
+            seed.wrapping_mul(0xd6e8_feb8_6659_fd93),
+        )))
+    }
+
+    pub(crate) fn next(&self) -> u64 {
+        let mut z = self.0.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed);
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// A number below `end`.
+    pub(crate) fn below(&self, end: u64) -> u64 {
+        self.next() % end.max(1)
+    }
+}
+
+impl IdGen for SeededIds {
+    fn random(&self) -> u128 {
+        u128::from(self.next()) << 64 | u128::from(self.next())
+    }
+
+    fn sortable(&self, now: Timestamp) -> String {
+        format!("{:013x}-{:016x}", now.as_millis(), self.next())
+    }
+}
+
+/// What a test can turn.
+#[derive(Clone, Debug)]
+pub(crate) struct Setup {
+    pub(crate) limits: Limits,
+    pub(crate) retention: Retention,
+    pub(crate) timing: Timing,
+    pub(crate) kernel: Arc<dyn Kernel>,
+    pub(crate) seed: u64,
+    /// Commits of unknown outcome are sent again, as in the program.
+    pub(crate) resend: bool,
+    /// No other process can use the store.
+    pub(crate) exclusive: bool,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Self {
+            limits: Limits::default(),
+            retention: Retention::default(),
+            timing: Timing::default(),
+            kernel: Arc::new(AllowAll),
+            seed: 7,
+            resend: true,
+            exclusive: true,
+        }
+    }
+}
+
+/// An engine and everything below it.
+#[derive(Debug)]
+pub(crate) struct Bench {
+    pub(crate) engine: Engine,
+    pub(crate) tap: Arc<Tap>,
+    pub(crate) faulty: Arc<Faulty>,
+    pub(crate) base: Arc<EmbeddedStore>,
+    pub(crate) names: Arc<Names>,
+    pub(crate) clock: Arc<VirtualClock>,
+    bus: InProcBus,
+    setup: Setup,
+    starts: AtomicU64,
+}
+
+impl Bench {
+    pub(crate) async fn new() -> Self {
+        Self::with(Setup::default()).await
+    }
+
+    pub(crate) async fn with(setup: Setup) -> Self {
+        let clock = VirtualClock::new();
+        let mut options = EmbeddedOptions::memory(Arc::clone(&clock) as Arc<dyn Clock>, 1);
+        options.writer = WriterMode::Inline;
+        let base = Arc::new(EmbeddedStore::open(options).unwrap());
+        let store: Arc<dyn Store> = Arc::clone(&base) as Arc<dyn Store>;
+        let faulty = Arc::new(Faulty::new(store, SeededIds::new(setup.seed ^ 0xfa17)));
+        let names = Arc::new(Names::default());
+        let bus = InProcBus::new();
+        let (engine, tap) = start(&setup, 0, &faulty, &names, &bus).await.unwrap();
+        Self {
+            engine,
+            tap,
+            faulty,
+            base,
+            names,
+            clock,
+            bus,
+            setup,
+            starts: AtomicU64::new(1),
+        }
+    }
+
+    /// The process dies at once and another one starts on the same store.
+    pub(crate) async fn crash(&mut self) {
+        self.kill();
+        // One that cannot start is started again.
+        let (engine, tap) = loop {
+            match self.another().await {
+                Ok(started) => break started,
+                Err(_) => pass(secs(1)).await,
+            }
+        };
+        self.engine = engine;
+        self.tap = tap;
+    }
+
+    /// The process dies at once. What is left of it in memory stops using time.
+    pub(crate) fn kill(&self) {
+        self.tap.kill();
+        let engine = self.engine.clone();
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(async move { engine.drain(Duration::ZERO).await });
+        }
+    }
+
+    /// One more engine on the same store and bus.
+    pub(crate) async fn another(&self) -> coretex_engine::Result<(Engine, Arc<Tap>)> {
+        let count = self.starts.fetch_add(1, Ordering::Relaxed);
+        start(&self.setup, count, &self.faulty, &self.names, &self.bus).await
+    }
+
+    pub(crate) fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    pub(crate) async fn submit(&self, request: SubmitJob) -> Submitted {
+        self.engine.submit_job(&admin(), request).await.unwrap()
+    }
+
+    /// Submits and answers with the id.
+    pub(crate) async fn job_of(&self, request: SubmitJob) -> JobId {
+        self.submit(request).await.answer.job.id.clone()
+    }
+
+    pub(crate) async fn job(&self, id: &JobId) -> Arc<Job> {
+        let found = self.engine.get_job(&admin(), id, true).await;
+        found.unwrap_or_else(|error| panic!("{id}: {error}")).job
+    }
+
+    pub(crate) async fn state(&self, id: &JobId) -> JobState {
+        self.job(id).await.state
+    }
+
+    /// The job after it has ended, which it does within `patience`.
+    pub(crate) async fn ended(&self, id: &JobId, patience: Duration) -> Arc<Job> {
+        let deadline = Instant::now() + patience;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let wait = left.min(Duration::from_secs(60));
+            let job = self.engine.wait_job(&admin(), id, wait, true).await;
+            let job = job.unwrap_or_else(|error| panic!("{id}: {error}")).job;
+            if job.state.is_terminal() {
+                return job;
+            }
+            assert!(Instant::now() < deadline, "{id} is still {:?}", job.state);
+        }
+    }
+
+    /// The first cause of the diagnosis.
+    pub(crate) async fn cause(&self, id: &JobId) -> &'static str {
+        let diagnosis = self.engine.diagnose_job(&admin(), id).await.unwrap();
+        diagnosis.causes.first().map_or("", |cause| cause.code)
+    }
+
+    pub(crate) async fn connect(&self, hello: Hello) -> Worker {
+        Worker::connect(&self.engine, hello).await
+    }
+
+    /// Everything in the store, checked: see [`audit`].
+    pub(crate) async fn audit(&self) -> Audit {
+        audit::audit(&self.base, &self.names).await
+    }
+}
+
+impl Drop for Bench {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+async fn start(
+    setup: &Setup,
+    count: u64,
+    faulty: &Arc<Faulty>,
+    names: &Arc<Names>,
+    bus: &InProcBus,
+) -> coretex_engine::Result<(Engine, Arc<Tap>)> {
+    let below: Arc<dyn Store> = Arc::clone(faulty) as Arc<dyn Store>;
+    let below = if setup.resend {
+        Arc::new(Resend::new(below, ResendPolicy::default()))
+    } else {
+        below
+    };
+    let tap = Arc::new(Tap::new(below, Arc::clone(names), setup.exclusive));
+    let engine = Engine::start(EngineOptions {
+        store: Arc::clone(&tap) as Arc<dyn Store>,
+        bus: Arc::new(bus.peer()),
+        ids: SeededIds::new(setup.seed + count * 1_000_003),
+        kernel: Arc::clone(&setup.kernel),
+        limits: setup.limits.clone(),
+        retention: setup.retention.clone(),
+        timing: setup.timing.clone(),
+        dev: true,
+        version: "test".to_owned(),
+    })
+    .await?;
+    Ok((engine, tap))
+}
+
+/// Time passes.
+pub(crate) async fn pass(time: Duration) {
+    tokio::time::sleep(time).await;
+}
+
+/// Time passes at once: what is due in between happens at its end, as after a pause of the machine.
+pub(crate) async fn jump(time: Duration) {
+    tokio::time::advance(time).await;
+    pass(secs(3)).await;
+}
+
+pub(crate) const fn secs(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+pub(crate) const fn millis(millis: u64) -> Duration {
+    Duration::from_millis(millis)
+}
+
+pub(crate) fn admin() -> Caller {
+    caller("acme", "key:admin", &[Role::Admin])
+}
+
+pub(crate) fn caller(tenant: &str, principal: &str, roles: &[Role]) -> Caller {
+    Caller {
+        principal_id: principal.to_owned(),
+        tenant: TenantId::parse(tenant).unwrap(),
+        team_ids: BTreeSet::new(),
+        roles: roles.iter().copied().collect(),
+        tenants_served: BTreeSet::new(),
+        system: false,
+    }
+}
+
+/// A worker's credential that serves these tenants.
+pub(crate) fn serving(tenants: &[&str]) -> Caller {
+    Caller {
+        tenants_served: tenants.iter().map(|name| (*name).to_owned()).collect(),
+        ..caller("fleet", "key:fleet", &[Role::Worker])
+    }
+}
+
+pub(crate) fn topic(name: &str) -> Topic {
+    Topic::parse(name).unwrap()
+}
+
+pub(crate) fn id(name: &str) -> JobId {
+    JobId::parse(name).unwrap()
+}
+
+pub(crate) fn request(name: &str) -> SubmitJob {
+    SubmitJob {
+        job_id: None,
+        spec: JobSpec::new(topic(name)),
+        input: Some(Payload::json("{\"n\":1}".into())),
+        idempotency_key: String::new(),
+        trace_id: String::new(),
+        wait: None,
+    }
+}
+
+/// A request with its spec changed.
+pub(crate) fn with(name: &str, change: impl FnOnce(&mut JobSpec)) -> SubmitJob {
+    let mut request = request(name);
+    change(&mut request.spec);
+    request
+}
+
+/// A request under an id of the caller's choice.
+pub(crate) fn named(name: &str, job: &str) -> SubmitJob {
+    SubmitJob {
+        job_id: Some(id(job)),
+        ..request(name)
+    }
+}
+
+pub(crate) fn keyed(name: &str, key: &str) -> SubmitJob {
+    SubmitJob {
+        idempotency_key: key.to_owned(),
+        ..request(name)
+    }
+}
+
+pub(crate) fn succeeded() -> Outcome {
+    Outcome::Succeeded {
+        output: Some(Payload::json("\"done\"".into())),
+    }
+}
+
+pub(crate) fn failed(code: &str) -> Outcome {
+    Outcome::Failed {
+        error: JobError {
+            code: code.to_owned(),
+            message: "it broke".to_owned(),
+            metadata: std::collections::BTreeMap::new(),
+            source: coretex_core::job::ErrorSource::Worker,
+        },
+    }
+}
+
+pub(crate) fn is_no_job<T>(answer: &Result<T, Error>) -> bool {
+    matches!(
+        answer,
+        Err(Error::NotFound {
+            noun: coretex_engine::Noun::Job,
+            ..
+        })
+    )
+}
