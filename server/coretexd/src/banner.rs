@@ -19,6 +19,8 @@ pub(crate) struct Facts<'a> {
     pub(crate) store: StoreInfo,
     pub(crate) bus: &'a BusInfo,
     pub(crate) access: &'a Access,
+    /// The data directory is where clients look by themselves.
+    pub(crate) default_data_dir: bool,
 }
 
 pub(crate) const fn durability(durability: Durability) -> &'static str {
@@ -101,10 +103,17 @@ fn lines(facts: &Facts<'_>) -> String {
     {
         line("", secret);
     }
-    let server = if facts.listen.port() == 50_051 && !facts.config.tls.enabled() {
+    // The client knows the default port and looks for the key in the default directory.
+    let server = if listen.port() == 50_051 && !facts.config.tls.enabled() {
         String::new()
     } else {
         format!(" --server {scheme}://{listen}")
+    };
+    let key = match facts.access {
+        Access::Key { path, .. } if !facts.default_data_dir => {
+            format!(" --api-key \"$(cat '{}')\"", path.display())
+        }
+        Access::Open | Access::Key { .. } | Access::Elsewhere { .. } => String::new(),
     };
     text.push_str("\n  try it:\n");
     for command in [
@@ -112,7 +121,7 @@ fn lines(facts: &Facts<'_>) -> String {
         "job submit --topic job.wc --input '\"to be or not to be\"' --wait",
         "status",
     ] {
-        let _written = writeln!(text, "    coretexctl{server} {command}");
+        let _written = writeln!(text, "    coretexctl{server}{key} {command}");
     }
     text.push('\n');
     text

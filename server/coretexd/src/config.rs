@@ -25,7 +25,7 @@ pub use load::{Environment, Loaded, Origin, load};
 pub use value::{Backend, Durability, Headers, LogFormat, Size};
 
 /// Everything the server can be told. [`Config::default`] holds the defaults but for the data
-/// directory, which depends on the environment and is filled in by [`load`].
+/// directory, which depends on the environment and is filled in by [`load()`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
     /// Where gRPC is served. Port 0 picks a free one.

@@ -18,7 +18,8 @@ use tokio_util::task::TaskTracker;
 use crate::access::{self, Access};
 use crate::admin::{self, Admin};
 use crate::banner;
-use crate::config::{self, Backend, Config};
+use crate::config::load::default_data_dir;
+use crate::config::{self, Backend, Config, Environment};
 use crate::datadir;
 use crate::error::StartError;
 use crate::grpc::Grpc;
@@ -149,6 +150,8 @@ impl Server {
             store: self.store.info(),
             bus: &self.bus,
             access: &self.access,
+            default_data_dir: default_data_dir(&Environment::of_process())
+                .is_some_and(|default| default == self.config.data_dir),
         });
         if self.config.ready_json {
             tell_ready(self.listen, self.admin)?;

@@ -310,7 +310,10 @@ async fn a_second_signal_ends_the_drain_at_once() {
         .await
         .unwrap();
     assert_eq!(stopped.status.code(), Some(1), "{stopped:?}");
-    assert!(stopped.stderr.contains("stopped by a second signal"), "{stopped:?}");
+    assert!(
+        stopped.stderr.contains("stopped by a second signal"),
+        "{stopped:?}"
+    );
 }
 
 #[test]

@@ -7,8 +7,8 @@ use clap::Parser;
 /// The Coretex server. Without arguments: a working single node on localhost that keeps its data
 /// in $XDG_DATA_HOME/coretex.
 ///
-/// Every flag can also be given as CORETEX_<FLAG>, and every value in a TOML file, which knows
-/// more keys: see docs/config.md or --dump-config.
+/// Every flag is also a variable (--data-dir is CORETEX_DATA_DIR), every value a key of a TOML file, which
+/// knows more of them: see docs/config.md or --dump-config.
 #[derive(Clone, Debug, Default, Parser)]
 #[command(
     name = "coretexd",

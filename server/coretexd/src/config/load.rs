@@ -148,7 +148,8 @@ pub fn load(flags: &Flags, env: &Environment) -> Result<Loaded, ConfigError> {
 
 /// `$XDG_DATA_HOME/coretex`, else `~/.local/share/coretex`. Relative paths are to be ignored, says
 /// the XDG specification.
-fn default_data_dir(env: &Environment) -> Option<PathBuf> {
+#[must_use]
+pub fn default_data_dir(env: &Environment) -> Option<PathBuf> {
     let absolute = |name: &str| {
         env.get(name)
             .map(PathBuf::from)
