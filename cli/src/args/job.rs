@@ -190,7 +190,7 @@ pub(crate) struct WaitLimits {
     /// Do not wait for people: exit with 4 when the job needs an approval
     #[arg(long)]
     pub(crate) no_approval_wait: bool,
-    /// Print nothing but the output of a job that succeeded, as the worker gave it
+    /// Print nothing but the output of a job that succeeded: text without quotes, bytes as they are
     #[arg(long)]
     pub(crate) result_only: bool,
 }

@@ -95,7 +95,7 @@ pub(crate) struct Exec {
 pub(crate) enum Stdout {
     /// JSON; anything else fails the job
     Json,
-    /// Text, or bytes if it is not UTF-8
+    /// Text, as a JSON string; bytes if it is not UTF-8
     Text,
     /// JSON if it is a JSON object or array, else text
     Auto,

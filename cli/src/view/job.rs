@@ -1,7 +1,12 @@
 //! Jobs: one, many, counted, diagnosed.
 
-use coretex::proto::{CountJobsResponse, DiagnoseJobResponse, ListJobsResponse, payload};
+use std::borrow::Cow;
+
+use coretex::proto::{
+    CountJobsResponse, DiagnoseJobResponse, ListJobsResponse, PolicyDecision, payload,
+};
 use coretex::{Job, JobExt, JobPriority, JobState, Payload, PayloadExt};
+use serde_json::Value;
 
 use super::{
     Fields, Grid, Paint, Tint, age, at_least, between, documents, pairs, rough, short, time,
@@ -47,7 +52,11 @@ pub(crate) fn payload(payload: &Payload) -> String {
     let text = match &payload.data {
         None => return String::new(),
         Some(payload::Data::ArtifactId(id)) => return format!("artifact {id}"),
-        Some(payload::Data::Json(_)) => payload.to_text(),
+        // What a program wrote is shown as it wrote it.
+        Some(payload::Data::Json(_)) => match payload.to_json() {
+            Ok(Some(Value::String(text))) => Ok(Cow::Owned(text)),
+            _ => payload.to_text(),
+        },
         Some(payload::Data::Raw(raw)) => {
             let readable = payload.is_json() || payload.media_type().starts_with("text/");
             match payload.to_text() {
@@ -119,14 +128,16 @@ fn details(job: &Job, paint: Paint) -> String {
     fields.add("ended", format!("{ended}{}", took.unwrap_or_default()));
     fields.add("deadline", time(job.deadline.as_ref()));
     if let Some(decision) = &job.decision
-        && job.state() != JobState::Succeeded
+        && decision.decision() != PolicyDecision::Allow
     {
         let verdict = short(decision.decision().as_str_name(), "POLICY_DECISION_");
-        let rule = [decision.rule_id.as_str(), decision.reason.as_str()];
-        let rule: Vec<&str> = rule.into_iter().filter(|text| !text.is_empty()).collect();
+        let why: Vec<&str> = [decision.rule_id.as_str(), decision.reason.as_str()]
+            .into_iter()
+            .filter(|text| !text.is_empty())
+            .collect();
         fields.add(
             "decision",
-            format!("{verdict} {}", rule.join(": ")).trim_end(),
+            format!("{verdict} {}", why.join(": ")).trim_end(),
         );
         fields.add("approval", decision.approval_id.as_str());
     }
@@ -224,6 +235,7 @@ mod tests {
     fn payloads_show_what_can_be_read() {
         let shown = |payload: Payload| super::payload(&payload);
         assert_eq!(shown(Payload::from_json(&json!({"n": 3}))), r#"{"n":3}"#);
+        assert_eq!(shown(Payload::from_json(&json!("6\n"))), "6");
         assert_eq!(
             shown(Payload::from_bytes("6\n", "text/plain; charset=utf-8")),
             "6"

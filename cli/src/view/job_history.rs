@@ -1,10 +1,10 @@
 //! What happened to jobs: events, attempts, decisions, watches.
 
+use coretex::JobState;
 use coretex::proto::{
-    JobEvent, ListJobAttemptsResponse, ListJobDecisionsResponse, ListJobEventsResponse,
-    WatchJobsResponse,
+    JobEvent, JobEventType, ListJobAttemptsResponse, ListJobDecisionsResponse,
+    ListJobEventsResponse, WatchJobsResponse,
 };
-use coretex::{Job, JobState};
 
 use super::job::{progress, state_name, state_tint};
 use super::{Grid, Paint, Tint, between, clean, documents, rough, short, time};
@@ -123,7 +123,7 @@ fn watch_line(message: &WatchJobsResponse, paint: Paint) -> String {
     };
     let state = event.to_state();
     let mut line = format!(
-        "{}  {}  {:<15} {}",
+        "{}  {}  {:<16} {}",
         time(event.time.as_ref()),
         clean(&event.job_id),
         type_name(event),
@@ -140,19 +140,23 @@ fn watch_line(message: &WatchJobsResponse, paint: Paint) -> String {
     }
     say(event.worker_id.clone());
     say(event.reason.clone());
-    if event.r#type() == coretex::proto::JobEventType::Progressed {
-        say(message
-            .job
-            .as_ref()
-            .map(|job: &Job| progress(job))
-            .unwrap_or_default());
+    // The first report may come together with the start.
+    if let Some(job) = &message.job
+        && matches!(
+            event.r#type(),
+            JobEventType::Started | JobEventType::Progressed
+        )
+    {
+        say(progress(job));
     }
     format!("{}\n", line.trim_end())
 }
 
 #[cfg(test)]
 mod tests {
-    use coretex::proto::{JobAttempt, JobError, JobEventType, JobProgress};
+    use coretex::proto::{JobAttempt, JobError, JobProgress};
+
+    use coretex::Job;
 
     use super::*;
 

@@ -128,8 +128,11 @@ pub(crate) fn age(time: Option<&well_known::Timestamp>) -> String {
         return String::new();
     };
     let seconds = jiff::Timestamp::now().as_second() - then.as_second();
-    // A clock that is behind the server's makes it the future.
-    rough(Duration::from_secs(u64::try_from(seconds).unwrap_or(0)))
+    match seconds {
+        // A clock that is behind the server's makes it the future.
+        ..10 => format!("{} s", seconds.max(0)),
+        _ => rough(Duration::from_secs(seconds.unsigned_abs())),
+    }
 }
 
 /// The time between two points. `None` unless both are set, in this order.

@@ -268,7 +268,7 @@ async fn a_watch_shows_the_history_and_then_what_happens_each_once() {
                     Some(event(2, JobEventType::Dispatched, dispatched)),
                     running,
                 ),
-                message(Some(event(0, JobEventType::Progressed, running)), running),
+                message(Some(event(2, JobEventType::Progressed, running)), running),
                 message(
                     Some(event(3, JobEventType::Failed, JobState::Failed)),
                     JobState::Failed,

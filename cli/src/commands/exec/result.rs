@@ -85,25 +85,27 @@ fn payload(kind: Stdout, stdout: Vec<u8>) -> Result<Option<Payload>, String> {
     };
     Ok(Some(match json {
         Some(json) => Payload::from_json(&json),
-        None if std::str::from_utf8(&stdout).is_ok() => {
-            Payload::from_bytes(stdout, "text/plain; charset=utf-8")
-        }
-        None => Payload::from_bytes(stdout, "application/octet-stream"),
+        // A text is a JSON string, so that schemas, conditions and other jobs can work with it;
+        // `--raw` takes its quotes off again.
+        None => match String::from_utf8(stdout) {
+            Ok(text) => Payload::from_json(&Value::String(text)),
+            Err(binary) => Payload::from_bytes(binary.into_bytes(), "application/octet-stream"),
+        },
     }))
 }
 
 #[cfg(test)]
 mod tests {
-    use coretex::proto::payload::Data;
-
     use super::*;
 
     fn kind_of(kind: Stdout, stdout: &str) -> &'static str {
         match payload(kind, stdout.as_bytes().to_vec()) {
             Err(_) => "invalid",
             Ok(None) => "none",
-            Ok(Some(payload)) if matches!(payload.data, Some(Data::Json(_))) => "json",
-            Ok(Some(_)) => "text",
+            Ok(Some(payload)) => match payload.to_json() {
+                Ok(Some(Value::String(text))) if text == stdout => "text",
+                _ => "json",
+            },
         }
     }
 
@@ -129,12 +131,6 @@ mod tests {
             .flatten()
             .unwrap_or_default();
         assert_eq!(bytes.media_type(), "application/octet-stream");
-        let text = payload(Stdout::Auto, b"6\n".to_vec())
-            .ok()
-            .flatten()
-            .unwrap_or_default();
-        assert_eq!(text.data, Some(Data::Raw("6\n".into())));
-        assert_eq!(text.media_type(), "text/plain");
     }
 
     fn ended(status: i32, stopped: bool, complaints: &str) -> Ended {

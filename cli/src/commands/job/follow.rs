@@ -2,7 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use coretex::{Job, JobExt, JobState, JobView, PayloadExt};
+use coretex::proto::payload::Data;
+use coretex::{Job, JobExt, JobState, JobView, Payload, PayloadExt};
+use serde_json::Value;
 
 use super::{get, wait, watch};
 use crate::args::job::{Follow, WaitLimits};
@@ -14,6 +16,11 @@ use crate::view::job::{error, state_name};
 /// Flags that mean nothing without waiting are refused.
 pub(super) fn check(how: &Follow) -> Result<(), Failure> {
     let limits = &how.limits;
+    if how.watch && limits.result_only {
+        return Err(Failure::usage(
+            "--watch and --result-only exclude each other",
+        ));
+    }
     if how.wait || how.watch {
         return Ok(());
     }
@@ -61,14 +68,22 @@ fn finish(cx: &Cx<'_>, job: &Job, limits: &WaitLimits) -> Result<Exit, Failure> 
     if !limits.result_only {
         cx.ui.show(job)?;
     } else if job.succeeded() {
-        let output = job.output.clone().unwrap_or_default();
-        let mut bytes = output.to_bytes()?.to_vec();
-        if matches!(output.data, Some(coretex::proto::payload::Data::Json(_))) {
-            bytes.push(b'\n');
-        }
+        let bytes = result(job.output.as_ref().unwrap_or(&Payload::default()))?;
         cx.ui.data(&bytes)?;
     }
     conclude(job, limits)
+}
+
+/// The output alone: bytes as they are, a JSON string without its quotes, other JSON as a line.
+fn result(output: &Payload) -> Result<Vec<u8>, Failure> {
+    let mut bytes = match (&output.data, output.to_json()) {
+        (Some(Data::Json(_)), Ok(Some(Value::String(text)))) => text.into_bytes(),
+        _ => output.to_bytes()?.to_vec(),
+    };
+    if matches!(output.data, Some(Data::Json(_))) && !bytes.ends_with(b"\n") {
+        bytes.push(b'\n');
+    }
+    Ok(bytes)
 }
 
 /// How a wait ended, as exit code and message.
@@ -141,6 +156,7 @@ impl Waiting {
 #[cfg(test)]
 mod tests {
     use coretex::proto::{JobDecision, JobError};
+    use serde_json::json;
 
     use super::*;
 
@@ -180,6 +196,16 @@ mod tests {
             exit(JobState::ApprovalRequired, true),
             Exit::ApprovalPending
         );
+    }
+
+    #[test]
+    fn a_result_alone_is_as_a_program_would_have_written_it() {
+        let result = |payload: &Payload| super::result(payload).unwrap_or_default();
+        assert_eq!(result(&Payload::from_json(&json!("6\n"))), b"6\n");
+        assert_eq!(result(&Payload::from_json(&json!("6"))), b"6\n");
+        assert_eq!(result(&Payload::from_json(&json!([6]))), b"[6]\n");
+        assert_eq!(result(&Payload::from_bytes("6", "text/plain")), b"6");
+        assert_eq!(result(&Payload::default()), b"");
     }
 
     #[test]

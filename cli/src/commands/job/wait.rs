@@ -26,8 +26,7 @@ pub(super) async fn ended(cx: &Cx<'_>, job: Job, limits: &WaitLimits) -> Result<
     if job.ended() {
         return Ok(job);
     }
-    let spinner = Spinner::new(cx.ui.watched);
-    spinner.show(&job);
+    let spinner = Spinner::new(cx.ui.watched, &job);
     let show = |job: &Job| spinner.show(job);
     let show: Option<&(dyn Fn(&Job) + Sync)> = cx.ui.watched.then_some(&show);
     until(
@@ -99,7 +98,7 @@ struct Spinner {
 }
 
 impl Spinner {
-    fn new(visible: bool) -> Self {
+    fn new(visible: bool, job: &Job) -> Self {
         let bar = if visible {
             ProgressBar::new_spinner()
         } else {
@@ -108,10 +107,12 @@ impl Spinner {
         if let Ok(style) = ProgressStyle::with_template("{spinner} {msg} ({elapsed})") {
             bar.set_style(style);
         }
+        let spinner = Self { bar };
+        spinner.show(job);
         if visible {
-            bar.enable_steady_tick(TICK);
+            spinner.bar.enable_steady_tick(TICK);
         }
-        Self { bar }
+        spinner
     }
 
     fn show(&self, job: &Job) {

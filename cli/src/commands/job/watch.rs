@@ -1,7 +1,9 @@
 //! `coretexctl job watch` and `submit --watch`: events, one line each, as they come.
 
 use coretex::proto::watch_jobs_request::Target;
-use coretex::proto::{JobEvent, ListJobEventsRequest, WatchJobsRequest, WatchJobsResponse};
+use coretex::proto::{
+    JobEvent, JobEventType, ListJobEventsRequest, WatchJobsRequest, WatchJobsResponse,
+};
 use coretex::{Job, JobExt, JobView};
 
 use super::{get, wait};
@@ -81,8 +83,12 @@ async fn one(
                 })?;
             }
         }
-        let sequence = message.event.as_ref().map_or(0, |event| event.sequence);
-        // Progress is not part of the history and has no number.
+        // Checkpoints and progress are not part of the history.
+        let kept = message
+            .event
+            .as_ref()
+            .filter(|event| event.r#type() != JobEventType::Progressed);
+        let sequence = kept.map_or(0, |event| event.sequence);
         if sequence == 0 || sequence > printed {
             printed = printed.max(sequence);
             cx.ui.show_next(&message)?;
