@@ -1,7 +1,8 @@
 //! Measures the embedded engine with the commits of a job's life, for the figures in ADR 1.
 //!
 //! ```text
-//! store_figures load DIRECTORY [JOBS] [COMMITTERS] [KEEP]   submit and finish jobs, delete beyond KEEP
+//! store_figures load DIRECTORY [JOBS] [COMMITTERS] [RETIRE] submit and finish jobs; for each, delete one of an
+//!                                                           earlier first load, from number RETIRE on
 //! store_figures memory [JOBS] [COMMITTERS]                  the same without a disk
 //! store_figures reopen DIRECTORY                            open, read one record, close
 //! store_figures crash DIRECTORY [IDLE_MS]                   load a little, wait, die without closing
@@ -218,7 +219,13 @@ fn options(path: Option<&Path>, groups: Arc<Groups>) -> EmbeddedOptions {
     options
 }
 
-async fn load(store: &Arc<EmbeddedStore>, from: u64, jobs: u64, committers: u64, keep: u64) {
+async fn load(
+    store: &Arc<EmbeddedStore>,
+    from: u64,
+    jobs: u64,
+    committers: u64,
+    retire: Option<u64>,
+) {
     let next = Arc::new(AtomicU64::new(from));
     let mut tasks = Vec::new();
     for _ in 0..committers {
@@ -232,11 +239,9 @@ async fn load(store: &Arc<EmbeddedStore>, from: u64, jobs: u64, committers: u64,
                 let job = Job::new(number);
                 store.commit(job.submit()).await.unwrap();
                 store.commit(job.finish()).await.unwrap();
-                if number >= keep {
-                    store
-                        .commit(Job::new(number - keep).retire())
-                        .await
-                        .unwrap();
+                if let Some(retire) = retire {
+                    let old = Job::new(retire + number - from);
+                    store.commit(old.retire()).await.unwrap();
                 }
             }
         }));
@@ -251,21 +256,27 @@ async fn measure(
     groups: Arc<Groups>,
     jobs: u64,
     committers: u64,
-    keep: u64,
+    retire: Option<u64>,
 ) {
     let existing = store
         .count(SHARD, &Range::all("all/acme"), u64::MAX)
         .await
         .unwrap()
         .value;
-    let first = if existing == 0 { 0 } else { 1_000_000_000 };
+    // A first load counts from 0, so that later ones know what to delete.
+    let first = if existing == 0 {
+        0
+    } else {
+        WallClock.now().as_micros()
+    };
     let steps = 10.min(jobs);
     for step in 0..steps {
         let part = jobs / steps;
         let (start, cpu, written) = (Instant::now(), cpu_micros(), store.bytes_written());
         let commits_before = groups.commits.load(Ordering::Relaxed);
         let groups_before = groups.groups.load(Ordering::Relaxed);
-        load(&store, first + step * part, part, committers, first + keep).await;
+        let retired = retire.map(|retire| retire + step * part);
+        load(&store, first + step * part, part, committers, retired).await;
         let commits = groups.commits.load(Ordering::Relaxed) - commits_before;
         let group_count = groups.groups.load(Ordering::Relaxed) - groups_before;
         let seconds = start.elapsed().as_secs_f64();
@@ -308,28 +319,15 @@ async fn main() {
             let store = EmbeddedStore::open(options(Some(path), groups.clone())).unwrap();
             let store = Arc::new(store);
             let (jobs, committers) = (number(2, 100_000), number(3, 64));
-            measure(
-                store.clone(),
-                groups,
-                jobs,
-                committers,
-                number(4, u64::MAX / 4),
-            )
-            .await;
+            let retire = args.get(4).map(|_| number(4, 0));
+            measure(store.clone(), groups, jobs, committers, retire).await;
             let start = Instant::now();
             store.close(Duration::from_secs(60)).await;
             println!("closed in {:?}", start.elapsed());
         }
         Some("memory") => {
             let store = Arc::new(EmbeddedStore::open(options(None, groups.clone())).unwrap());
-            measure(
-                store,
-                groups,
-                number(1, 100_000),
-                number(2, 64),
-                u64::MAX / 4,
-            )
-            .await;
+            measure(store, groups, number(1, 100_000), number(2, 64), None).await;
         }
         Some("reopen") => {
             let start = Instant::now();
@@ -345,14 +343,7 @@ async fn main() {
         Some("crash") => {
             let store = EmbeddedStore::open(options(Some(Path::new(&args[1])), groups)).unwrap();
             let store = Arc::new(store);
-            load(
-                &store,
-                2_000_000_000 + cpu_micros(),
-                1_000,
-                64,
-                u64::MAX / 4,
-            )
-            .await;
+            load(&store, WallClock.now().as_micros(), 1_000, 64, None).await;
             tokio::time::sleep(Duration::from_millis(number(2, 0))).await;
             // As kill -9 would: nothing is dropped, nothing is closed.
             std::process::abort();
