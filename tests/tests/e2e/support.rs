@@ -1,0 +1,72 @@
+//! What the tests of this program share.
+
+use coretex::proto::{GetJobRequest, JobAttempt, JobEvent, ListJobAttemptsRequest};
+use coretex::proto::{JobState, ListJobEventsRequest};
+use coretex::{Client, Job, Submit};
+use coretex_tests::cluster::{PATIENCE, in_time};
+use coretex_tests::poll;
+
+/// Submits a job and waits for its end.
+pub(crate) async fn result(submit: Submit) -> Job {
+    in_time("the end of a job", Box::pin(submit.result()))
+        .await
+        .unwrap()
+}
+
+/// The job as it stands.
+pub(crate) async fn get(client: &Client, job_id: &str) -> Job {
+    let request = GetJobRequest {
+        job_id: job_id.to_owned(),
+        ..GetJobRequest::default()
+    };
+    client.get_job(request).await.unwrap().job.unwrap()
+}
+
+/// Waits until a job is as it should be.
+pub(crate) async fn until(
+    client: &Client,
+    job_id: &str,
+    what: &str,
+    is: impl Fn(&Job) -> bool,
+) -> Job {
+    poll::until_async(what, PATIENCE, async || {
+        let job = get(client, job_id).await;
+        if is(&job) {
+            Ok(job)
+        } else {
+            Err(format!("{job:?}"))
+        }
+    })
+    .await
+}
+
+/// Waits until a job is in a state.
+pub(crate) async fn until_state(client: &Client, job_id: &str, state: JobState) -> Job {
+    let what = format!("job {job_id} to be {}", state.as_str_name());
+    until(client, job_id, &what, |job| job.state() == state).await
+}
+
+/// All kept events of a job.
+pub(crate) async fn events(client: &Client, job_id: &str) -> Vec<JobEvent> {
+    let request = ListJobEventsRequest {
+        job_id: job_id.to_owned(),
+        ..ListJobEventsRequest::default()
+    };
+    client.list_job_events(request).await.unwrap().events
+}
+
+/// All kept attempts of a job.
+pub(crate) async fn attempts(client: &Client, job_id: &str) -> Vec<JobAttempt> {
+    let request = ListJobAttemptsRequest {
+        job_id: job_id.to_owned(),
+        ..ListJobAttemptsRequest::default()
+    };
+    client.list_job_attempts(request).await.unwrap().attempts
+}
+
+/// How many of the events say that a job has ended.
+pub(crate) fn endings(events: &[JobEvent]) -> usize {
+    let is_end = |event: &&JobEvent| coretex::is_final(event.to_state());
+    let was_open = |event: &&JobEvent| !coretex::is_final(event.from_state());
+    events.iter().filter(is_end).filter(was_open).count()
+}
