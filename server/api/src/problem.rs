@@ -57,6 +57,8 @@ pub(crate) enum Problem {
     HeartbeatMissed,
     /// The worker does not read what it is sent.
     WorkerTooSlow,
+    /// The worker goes on over another connection.
+    SessionSuperseded,
     /// An RPC without a permission in the contract, which nobody may call.
     NoPermissionDeclared {
         /// The path that was called.

@@ -149,6 +149,11 @@ fn describe(problem: Problem) -> Description {
             Reason::HeartbeatMissed,
             "the worker gave no sign of life for too long",
         ),
+        Problem::SessionSuperseded => Description::new(
+            Code::Aborted,
+            Reason::SessionSuperseded,
+            "the worker goes on with its attempts on another connection",
+        ),
         Problem::WorkerTooSlow => Description::new(
             Code::ResourceExhausted,
             Reason::WorkerTooSlow,

@@ -14,15 +14,17 @@ use coretex_core::id::{LeaseId, PoolName, SessionId, WorkerId};
 use coretex_core::job::Job;
 use coretex_core::job::transition::Trigger;
 use coretex_core::lease::{ASSIGNMENT_VALID, Tick, may_assign};
+use coretex_core::payload::Payload;
 use coretex_store::CommitError;
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 
+use crate::Weight;
 use crate::commits::Loaded;
 use crate::engine::Engine;
 use crate::keyspace::{self, HeldEntry};
 use crate::sessions::GivenUp;
-use crate::types::{AttemptRef, ToWorker};
+use crate::types::{AttemptRef, SessionEnd, ToWorker};
 use state::State;
 
 /// This replica's view of its workers and queues.
@@ -57,6 +59,7 @@ pub(crate) struct Reservation {
     pub(crate) session: SessionId,
     pub(crate) worker_id: WorkerId,
     pub(crate) pool: PoolName,
+    weight: Option<Arc<Weight>>,
 }
 
 impl Reservation {
@@ -74,7 +77,29 @@ impl Reservation {
             session,
             worker_id: worker,
             pool,
+            weight: None,
         }
+    }
+
+    /// Takes room for the job's input on its way to the worker; false when there is none until
+    /// the worker has read what waits for it.
+    pub(crate) fn weigh(&mut self, job: &Job) -> bool {
+        let bytes = job.input.as_ref().map_or(0, Payload::size);
+        let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
+        if bytes == 0 {
+            return true;
+        }
+        let outbound = {
+            let state = self.engine.dispatcher().lock();
+            let session = state.sessions.get(&self.session);
+            session.map(|session| Arc::clone(&session.outbound))
+        };
+        // A session that has ended is noticed when the assignment is sent.
+        let Some(outbound) = outbound else {
+            return true;
+        };
+        self.weight = outbound.take(&self.engine, bytes).map(Arc::new);
+        self.weight.is_some()
     }
 
     /// The trigger that hands a job to the reserved worker.
@@ -110,7 +135,8 @@ impl Engine {
         let now = self.tick();
         let needs = keyspace::needs(job);
         let (session, worker, pool) = self.dispatcher().lock().reserve_fast(&needs, now)?;
-        Some(Reservation::new(self, session, worker, pool))
+        let mut reservation = Reservation::new(self, session, worker, pool);
+        reservation.weigh(job).then_some(reservation)
     }
 
     /// Sends a committed dispatch to its worker. `sent` is when the commit was sent.
@@ -137,6 +163,7 @@ impl Engine {
             attempt,
             valid_for: ASSIGNMENT_VALID,
             time_limit: lease.timeout_at.since(lease.dispatch_time),
+            weight: reservation.weight.clone(),
         };
         let told = fresh
             && self.tell_if(&reservation.session, message, |state| {
@@ -186,7 +213,7 @@ impl Engine {
             return true;
         }
         drop(state);
-        self.end_session(session, "does not read what it is sent");
+        self.end_session(session, SessionEnd::TooSlow);
         false
     }
 

@@ -29,5 +29,6 @@ pub use engine::{Engine, EngineOptions, Limits, Retention, Timing};
 pub use error::{Error, Noun, Result, Violation};
 pub use filter::JobFilter;
 pub use kernel::{AllowAll, Facts, Kernel, KernelTrouble};
+pub use sessions::outbound::Weight;
 pub use sessions::{MAX_TOPICS, Session};
 pub use types::*;

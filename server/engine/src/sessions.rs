@@ -3,9 +3,11 @@
 //! What workers say afterwards is in [`messages`]; who gets which job is in `dispatch`.
 
 pub(crate) mod messages;
+pub(crate) mod outbound;
 pub(crate) mod workers;
 
 use std::collections::HashSet;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use coretex_core::id::{JobId, LeaseId, SessionId, TenantId, WorkerId};
@@ -19,7 +21,7 @@ use crate::commits::Loaded;
 use crate::dispatch::state::SessionState;
 use crate::engine::Engine;
 use crate::keyspace::HeldEntry;
-use crate::types::{AttemptRef, FromWorker, Hello, ToWorker, Welcome};
+use crate::types::{AttemptRef, FromWorker, Hello, SessionEnd, ToWorker, Welcome};
 use crate::{Error, Result};
 
 /// How often sessions are looked at.
@@ -50,6 +52,7 @@ pub struct Session {
     engine: Engine,
     serves: Vec<TenantId>,
     outbound: Option<mpsc::Receiver<ToWorker>>,
+    end: Arc<OnceLock<SessionEnd>>,
     ended: bool,
 }
 
@@ -60,6 +63,12 @@ impl Session {
     /// Never; a second call gets a stream that has ended.
     pub fn outbound(&mut self) -> mpsc::Receiver<ToWorker> {
         self.outbound.take().unwrap_or_else(|| mpsc::channel(1).1)
+    }
+
+    /// Why the engine has ended it; `None` while it has not.
+    #[must_use]
+    pub fn why_ended(&self) -> Option<SessionEnd> {
+        self.end.get().copied()
     }
 
     /// Takes a message of the worker. An error ends the session.
@@ -76,15 +85,20 @@ impl Session {
     /// that has none is forgotten at once.
     pub async fn end(mut self, clean: bool) {
         self.ended = true;
-        self.engine
-            .end_session(&self.welcome.session_id, if clean { "left" } else { "cut" });
+        let end = if clean {
+            SessionEnd::Left
+        } else {
+            SessionEnd::Cut
+        };
+        self.engine.end_session(&self.welcome.session_id, end);
     }
 }
 
 impl Drop for Session {
     fn drop(&mut self) {
         if !self.ended {
-            self.engine.end_session(&self.welcome.session_id, "cut");
+            self.engine
+                .end_session(&self.welcome.session_id, SessionEnd::Cut);
         }
     }
 }
@@ -106,6 +120,7 @@ impl Engine {
         // The worker may ask for more slots later; how much it may leave unread follows its slots.
         let capacity = self.limits().max_parallel_jobs as usize + OUTBOUND_SLACK;
         let (sender, outbound) = mpsc::channel(capacity);
+        let end = Arc::new(OnceLock::new());
         let mut topics = hello.topics.clone();
         topics.sort();
         topics.dedup();
@@ -136,6 +151,8 @@ impl Engine {
                 heartbeat_time: now,
                 heard: self.tick(),
                 sender,
+                outbound: Arc::default(),
+                end: Arc::clone(&end),
                 leases: HashSet::new(),
                 reserved: 0,
             };
@@ -153,6 +170,7 @@ impl Engine {
             engine: self.clone(),
             serves,
             outbound: Some(outbound),
+            end,
             ended: false,
         };
         let mut stops = Vec::new();
@@ -263,16 +281,18 @@ impl Engine {
         if let Some(lease) = &before.lease
             && lease.slot.replica == *self.replica()
         {
-            self.end_session(&lease.slot.session, "the worker has reconnected");
+            self.end_session(&lease.slot.session, SessionEnd::Superseded);
         }
     }
 
     /// Ends a session. Its slots stay taken until their attempts are adopted or given up.
-    pub(crate) fn end_session(&self, id: &SessionId, why: &'static str) {
+    pub(crate) fn end_session(&self, id: &SessionId, why: SessionEnd) {
         let removed = self.dispatcher().lock().remove_session(id, self.tick());
         if let Some(session) = removed {
+            // Before the channel closes: who finds it closed asks why.
+            let _ = session.end.set(why);
             let out = session.leases.len();
-            tracing::info!(worker_id = %session.worker_id, session = %id, why, out, "worker disconnected");
+            tracing::info!(worker_id = %session.worker_id, session = %id, ?why, out, "worker disconnected");
         }
     }
 
@@ -295,7 +315,7 @@ impl Engine {
             let silence = self.timing().session_silence;
             let silent = self.dispatcher().lock().silent(self.tick(), silence);
             for session in silent {
-                self.end_session(&session, "silent");
+                self.end_session(&session, SessionEnd::Silent);
             }
         }
     }

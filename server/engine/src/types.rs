@@ -283,6 +283,21 @@ pub enum FromWorker {
     Drain,
 }
 
+/// Why a session has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SessionEnd {
+    /// The worker closed it after it had said that it leaves.
+    Left,
+    /// The connection broke.
+    Cut,
+    /// The worker gave no sign of life for too long.
+    Silent,
+    /// The worker does not read what it is sent.
+    TooSlow,
+    /// The worker has come back on another connection.
+    Superseded,
+}
+
 /// What the server says to a worker.
 #[derive(Clone, Debug)]
 pub enum ToWorker {
@@ -296,6 +311,8 @@ pub enum ToWorker {
         valid_for: Duration,
         /// How long it may run.
         time_limit: Duration,
+        /// What it weighs on its session until it is dropped.
+        weight: Option<Arc<crate::Weight>>,
     },
     /// The start was committed; go.
     StartConfirmed(AttemptRef),

@@ -321,6 +321,7 @@ pub(crate) fn write(message: ToWorker) -> v1::OpenSessionResponse {
             attempt,
             valid_for,
             time_limit,
+            weight: _,
         } => Response::Assignment(Box::new(assignment(&job, &attempt, valid_for, time_limit))),
         ToWorker::StartConfirmed(attempt) => {
             let (tenant_id, job_id, attempt, lease_id) = parts(&attempt);

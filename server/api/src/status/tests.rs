@@ -83,6 +83,7 @@ fn problems() -> Vec<Problem> {
         Problem::ProtocolVersion { version: 9 },
         Problem::HeartbeatMissed,
         Problem::WorkerTooSlow,
+        Problem::SessionSuperseded,
         Problem::NoPermissionDeclared { path: text() },
         Problem::LayersMissing,
     ];

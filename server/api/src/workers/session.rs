@@ -7,11 +7,11 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use coretex_engine::{Engine, Error, Session, ToWorker, Welcome};
+use coretex_engine::{Engine, Error, Session, SessionEnd, ToWorker, Welcome};
 use coretex_proto::v1;
 use futures::Stream;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 use tonic::{Status, Streaming};
 use tracing::Instrument;
 
@@ -106,27 +106,26 @@ async fn converse(
     let outbound = session.outbound();
     deliver(sender, Outgoing::Welcome(session.welcome.clone())).await?;
 
-    let mut heard = Heard {
-        last: Instant::now(),
-        said_farewell: false,
-    };
+    let mut said_farewell = false;
     // The engine's side first: when it has closed the session, what the worker still says is moot.
     let ended = tokio::select! {
         biased;
         closed = forward(outbound, sender) => closed.map(|()| Ended::ByEngine),
-        left = listen(engine, &session, inbound, &mut heard) => left.map(|()| Ended::ByWorker),
+        left = listen(engine, &session, inbound, &mut said_farewell) => left.map(|()| Ended::ByWorker),
     };
     match ended {
         Ok(Ended::ByWorker) => {
             // A stream that just stops may be a broken connection, whatever it looks like: only
             // one that was announced is a farewell.
-            session.end(heard.said_farewell).await;
+            session.end(said_farewell).await;
             Ok(())
         }
-        Ok(Ended::ByEngine) => Err(why_closed(engine, &session, &heard)),
-        // The engine refuses messages of a session that it has closed.
-        Err(Problem::Engine(Error::Protocol { .. })) if engine.is_draining() => {
-            Err(Error::Draining.into())
+        Ok(Ended::ByEngine) => Err(why_ended(engine, &session)),
+        // The engine refuses messages of a session that it has ended.
+        Err(Problem::Engine(Error::Protocol { .. }))
+            if engine.is_draining() || session.why_ended().is_some() =>
+        {
+            Err(why_ended(engine, &session))
         }
         Err(problem) => Err(problem),
     }
@@ -137,23 +136,16 @@ enum Ended {
     ByEngine,
 }
 
-/// What is known of the worker's side.
-struct Heard {
-    last: Instant,
-    said_farewell: bool,
-}
-
 /// Reads until the worker's stream ends.
 async fn listen(
     engine: &Engine,
     session: &Session,
     inbound: &mut Streaming<v1::OpenSessionRequest>,
-    heard: &mut Heard,
+    said_farewell: &mut bool,
 ) -> Result<()> {
     while let Some(message) = next(inbound).await? {
         let message = convert::message(message, engine.limits())?;
-        heard.last = Instant::now();
-        heard.said_farewell |= matches!(message, coretex_engine::FromWorker::Drain);
+        *said_farewell |= matches!(message, coretex_engine::FromWorker::Drain);
         session.receive(message).await?;
     }
     Ok(())
@@ -187,14 +179,17 @@ async fn deliver(sender: &mpsc::Sender<Outgoing>, outgoing: Outgoing) -> Result<
     }
 }
 
-/// Why the engine has closed a session.
-fn why_closed(engine: &Engine, session: &Session, heard: &Heard) -> Problem {
-    if engine.is_draining() {
-        Error::Draining.into()
-    } else if heard.last.elapsed() >= session.welcome.heartbeat_interval {
-        Problem::HeartbeatMissed
-    } else {
-        Problem::WorkerTooSlow
+/// Why the engine has ended a session.
+fn why_ended(engine: &Engine, session: &Session) -> Problem {
+    match session.why_ended() {
+        Some(SessionEnd::Silent) => Problem::HeartbeatMissed,
+        Some(SessionEnd::Superseded) => Problem::SessionSuperseded,
+        Some(SessionEnd::TooSlow) => Problem::WorkerTooSlow,
+        // The worker's own doing, which is not told to it, or the end of the server.
+        Some(SessionEnd::Left | SessionEnd::Cut) | None if engine.is_draining() => {
+            Error::Draining.into()
+        }
+        Some(SessionEnd::Left | SessionEnd::Cut) | None => Problem::WorkerTooSlow,
     }
 }
 

@@ -92,7 +92,11 @@ impl Engine {
 
     /// Commits one claim and hands the job out. A lost one is dropped: somebody else has changed
     /// the job, and if it still waits, the next read finds it.
-    async fn claim(&self, loaded: Loaded, reservation: Reservation) {
+    async fn claim(&self, loaded: Loaded, mut reservation: Reservation) {
+        if !reservation.weigh(&loaded.job) {
+            self.dispatcher().lock().put_back(&loaded.job.spec.topic);
+            return;
+        }
         let (now, sent) = (self.now(), self.tick());
         let snapshot = self.kernel().snapshot();
         let mut job = loaded.job.as_ref().clone();

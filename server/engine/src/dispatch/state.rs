@@ -1,7 +1,7 @@
 //! The view behind the dispatcher's lock: sessions, their slots, and the queues they serve.
 
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap, HashSet};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use coretex_core::id::{JobId, LeaseId, PoolName, ReplicaId, SessionId, TenantId, Topic, WorkerId};
@@ -15,7 +15,8 @@ use tokio::sync::mpsc;
 use super::queue::Queue;
 use crate::commits::Loaded;
 use crate::keyspace::{self, HeldEntry};
-use crate::types::{AttemptRef, ToWorker};
+use crate::sessions::outbound::Outbound;
+use crate::types::{AttemptRef, SessionEnd, ToWorker};
 
 /// A connected worker.
 #[derive(Debug)]
@@ -42,6 +43,10 @@ pub(crate) struct SessionState {
     pub(crate) heartbeat_time: Timestamp,
     pub(crate) heard: Tick,
     pub(crate) sender: mpsc::Sender<ToWorker>,
+    /// The bytes of what waits in `sender` and behind it.
+    pub(crate) outbound: Arc<Outbound>,
+    /// Why it has ended.
+    pub(crate) end: Arc<OnceLock<SessionEnd>>,
     pub(crate) leases: HashSet<LeaseId>,
     pub(crate) reserved: u32,
 }
@@ -61,7 +66,11 @@ impl SessionState {
     }
 
     pub(crate) fn has_free_slot(&self) -> bool {
-        self.open && !self.leaving && !self.drained && self.active() < self.max_parallel
+        self.open
+            && !self.leaving
+            && !self.drained
+            && self.active() < self.max_parallel
+            && !self.outbound.is_full()
     }
 
     pub(crate) fn view<'a>(&'a self, session: &'a SessionId) -> WorkerView<'a> {
@@ -74,7 +83,12 @@ impl SessionState {
             capabilities: &self.capabilities,
             labels: &self.labels,
             max_parallel: self.max_parallel,
-            active: self.active(),
+            // One that has much to read is as busy as can be.
+            active: if self.outbound.is_full() {
+                self.active().max(self.max_parallel)
+            } else {
+                self.active()
+            },
             cpu_load: self.cpu_load as f32,
             gpu_utilization: self.gpu_utilization as f32,
             draining: self.leaving || self.drained || !self.open,
@@ -386,6 +400,13 @@ impl State {
             }
         }
         topics
+    }
+
+    /// A picked job was not claimed and waits on: its queue is read again.
+    pub(crate) fn put_back(&mut self, topic: &Topic) {
+        if let Some(queue) = self.queues.get_mut(topic) {
+            queue.stale = true;
+        }
     }
 
     /// Asks for a read of every queue: the bound on what a lost doorbell can cost.

@@ -18,6 +18,7 @@ mod faults;
 mod jobs;
 mod leases;
 mod lists;
+mod outbound;
 mod queue;
 mod rerun;
 mod retention;
