@@ -621,6 +621,7 @@ impl World {
                 if self.processes[number].connection.is_none() {
                     self.reconnect(number).await;
                 }
+                self.undrain(number).await;
                 self.finish_all(number).await;
             }
             self.beat_all().await;
@@ -635,19 +636,19 @@ impl World {
     }
 
     async fn reconnect(&mut self, number: usize) {
-        let undo = WorkerId::parse(&self.processes[number].name).unwrap();
         loop {
             self.connect().await;
             if self.processes[number].connection.is_some() {
                 break;
             }
         }
-        drop(
-            self.bench
-                .engine
-                .drain_worker(&self.fleet, &undo, true)
-                .await,
-        );
+    }
+
+    /// A drained worker gets jobs again. It may be connected: drains outlive connections.
+    async fn undrain(&self, number: usize) {
+        let name = WorkerId::parse(&self.processes[number].name).unwrap();
+        let undone = self.bench.engine.drain_worker(&self.fleet, &name, true);
+        drop(undone.await);
     }
 
     async fn beat_all(&mut self) {
