@@ -7,7 +7,8 @@ use coretex_engine::{AttemptRef, FromWorker, Hello, Limits, ToWorker};
 use coretex_store::layers::Fault;
 
 use crate::support::{
-    Bench, Setup, Worker, admin, hello, id, millis, named, pass, request, secs, succeeded, with,
+    ADMIN, Bench, Setup, Worker, admin, hello, id, millis, named, pass, request, secs, succeeded,
+    with,
 };
 
 fn again(worker: &str, running: &[&AttemptRef]) -> Hello {
@@ -377,8 +378,6 @@ async fn a_cancel_while_the_worker_was_away_is_told_when_it_is_back() {
         bench.audit().await;
     }
 }
-
-static ADMIN: std::sync::LazyLock<coretex_engine::Caller> = std::sync::LazyLock::new(admin);
 
 #[tokio::test(start_paused = true)]
 async fn an_adoption_at_the_last_moment_is_not_undone() {

@@ -6,16 +6,14 @@ use std::time::Duration;
 use coretex_core::id::JobId;
 use coretex_core::job::transition::Outcome;
 use coretex_core::job::{Job, JobState};
-use coretex_engine::{AttemptRef, Caller, Error, PageRequest, SubmitJob, ToWorker};
+use coretex_engine::{AttemptRef, Error, PageRequest, SubmitJob, ToWorker};
 use coretex_store::layers::{Fault, FaultRates};
 use coretex_store::{CommitError, Shard, Store, codec};
 use tokio::time::Instant;
 
 use crate::support::{
-    Bench, Setup, Worker, admin, failed, hello, id, keyed, millis, pass, request, secs, succeeded,
+    ADMIN, Bench, Setup, Worker, failed, hello, id, keyed, millis, pass, request, secs, succeeded,
 };
-
-static ADMIN: std::sync::LazyLock<Caller> = std::sync::LazyLock::new(admin);
 
 fn faults() -> Vec<Fault> {
     vec![

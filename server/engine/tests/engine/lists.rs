@@ -9,7 +9,7 @@ use coretex_core::payload::Payload;
 use coretex_engine::{Caller, Error, JobEdits, JobFilter, JobPage, PageRequest, Role, WatchTarget};
 
 use crate::support::{
-    Answer, Bench, Script, Setup, admin, caller, hello, id, is_no_job, millis, named, pass,
+    ADMIN, Answer, Bench, Script, Setup, admin, caller, hello, id, is_no_job, millis, named, pass,
     request, secs, topic, with,
 };
 
@@ -108,8 +108,6 @@ async fn zoo(bench: &Bench, kernel: &Script) {
     std::mem::forget(worker);
     std::mem::forget(second);
 }
-
-static ADMIN: std::sync::LazyLock<Caller> = std::sync::LazyLock::new(admin);
 
 async fn zoo_bench() -> Bench {
     let kernel = Script::new(Answer::Allow);

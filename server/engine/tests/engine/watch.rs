@@ -6,18 +6,16 @@ use coretex_core::id::JobId;
 use coretex_core::job::JobState;
 use coretex_core::job::history::{EventType, JobEvent};
 use coretex_engine::{
-    Caller, Error, JobFilter, Limits, PageRequest, Result, Retention, Role, WatchItem, WatchTarget,
+    Error, JobFilter, Limits, PageRequest, Result, Retention, Role, WatchItem, WatchTarget,
 };
 use tokio::sync::mpsc;
 
 use crate::support::{
-    Bench, Setup, admin, caller, hello, id, jump, keyed, millis, named, pass, request, secs, topic,
+    ADMIN, Bench, Setup, caller, hello, id, jump, keyed, millis, named, pass, request, secs, topic,
     with,
 };
 
 type Stream = mpsc::Receiver<Result<WatchItem>>;
-
-static ADMIN: std::sync::LazyLock<Caller> = std::sync::LazyLock::new(admin);
 
 /// One event as it was told.
 #[derive(Clone, Debug, PartialEq)]

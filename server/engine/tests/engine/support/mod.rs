@@ -11,8 +11,8 @@ pub(crate) mod tap;
 pub(crate) mod worker;
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use coretex_bus::InProcBus;
@@ -297,6 +297,9 @@ pub(crate) const fn secs(seconds: u64) -> Duration {
 pub(crate) const fn millis(millis: u64) -> Duration {
     Duration::from_millis(millis)
 }
+
+/// [`admin`], for futures that outlive the place where they are made.
+pub(crate) static ADMIN: LazyLock<Caller> = LazyLock::new(admin);
 
 pub(crate) fn admin() -> Caller {
     caller("acme", "key:admin", &[Role::Admin])
