@@ -33,7 +33,7 @@ use tokio::time::Instant;
 pub(crate) use audit::Audit;
 pub(crate) use kernel::{Answer, Script};
 pub(crate) use tap::{Names, Tap};
-pub(crate) use worker::{Worker, hello};
+pub(crate) use worker::{Worker, again, hello, with_attempt};
 
 /// Wall-clock time that follows tokio's (paused) time.
 #[derive(Debug)]
