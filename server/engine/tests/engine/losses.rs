@@ -128,13 +128,8 @@ async fn a_damaged_record_stops_nobody_else() {
     pass(secs(1)).await;
     // Somebody scribbles over the record.
     let key = bytes::Bytes::from(format!("job/acme\0{}", attempt.job_id).into_bytes());
-    let store: &dyn coretex_store::Store = &*bench.base;
-    let shard = coretex_store::Shard::Data(0);
-    let found = store.get(shard, std::slice::from_ref(&key)).await.unwrap();
-    let mut batch = coretex_store::Batch::new(shard, coretex_store::CommitId(77));
-    let version = found.value[0].as_ref().unwrap().version;
-    batch.replace(key, version, bytes::Bytes::from_static(b"\x01nonsense"));
-    store.commit(batch).await.unwrap();
+    let nonsense = bytes::Bytes::from_static(b"\x01nonsense");
+    bench.overwrite(key, nonsense).await;
     worker.cut().await;
     pass(secs(20)).await;
     // The other attempt of the lost session was given up, and silent sessions still end.

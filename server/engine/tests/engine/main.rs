@@ -20,6 +20,7 @@ mod leases;
 mod lists;
 mod losses;
 mod placement;
+mod policy;
 mod queue;
 mod rerun;
 mod retention;
