@@ -6,8 +6,8 @@ use coretex_core::retry::RetryPolicy;
 use coretex_engine::{FromWorker, Hello, JobFilter, PageRequest, Role, ToWorker};
 
 use crate::support::{
-    Answer, Bench, Script, Setup, Worker, admin, caller, hello, millis, named, pass, request, secs,
-    serving, with,
+    ADMIN, Answer, Bench, Script, Setup, Worker, admin, caller, hello, millis, named, pass,
+    request, secs, serving, with,
 };
 
 /// The job runs within this time of its cause being removed.
@@ -161,8 +161,6 @@ async fn workers_draining() {
         .unwrap();
     starts(&bench, &mut worker, &id).await;
 }
-
-static ADMIN: std::sync::LazyLock<coretex_engine::Caller> = std::sync::LazyLock::new(admin);
 
 #[tokio::test(start_paused = true)]
 async fn not_before_and_backoff() {

@@ -1,21 +1,22 @@
 //! A store that fails, forgets to answer and answers late: every job still ends once.
+//!
+//! Whole lives of jobs, with a fault at each commit, are in [`lives`]. Here are a store that is away,
+//! and faults at what is written beside: renewals, adoptions, assignments that are given back.
+//! [`robot`] is who asks until it is answered.
 
-use std::collections::BTreeSet;
-use std::time::Duration;
+mod lives;
+mod robot;
 
-use coretex_core::id::JobId;
-use coretex_core::job::transition::Outcome;
-use coretex_core::job::{Job, JobState};
-use coretex_engine::{AttemptRef, Caller, Error, PageRequest, SubmitJob, ToWorker};
-use coretex_store::layers::{Fault, FaultRates};
-use coretex_store::{CommitError, Shard, Store, codec};
+use coretex_core::job::JobState;
+use coretex_engine::{PageRequest, SubmitJob};
+use coretex_store::CommitError;
+use coretex_store::layers::Fault;
 use tokio::time::Instant;
 
 use crate::support::{
-    Bench, Setup, Worker, admin, failed, hello, id, keyed, millis, pass, request, secs, succeeded,
+    ADMIN, Bench, Setup, hello, id, keyed, millis, pass, request, secs, succeeded,
 };
-
-static ADMIN: std::sync::LazyLock<Caller> = std::sync::LazyLock::new(admin);
+use robot::Robot;
 
 fn faults() -> Vec<Fault> {
     vec![
@@ -35,129 +36,6 @@ fn faults() -> Vec<Fault> {
         Fault::Delay(secs(9)),
         Fault::SlowAnswer(secs(9)),
     ]
-}
-
-/// The record as the store has it.
-async fn stored(bench: &Bench, id: &JobId) -> Option<Job> {
-    let key = bytes::Bytes::from(format!("job/acme\0{id}").into_bytes());
-    let read = bench.base.get(Shard::Data(0), &[key]).await.unwrap();
-    let record = read.value.into_iter().next().flatten()?;
-    Some(codec::decode::<Job>(&record.value).unwrap().1)
-}
-
-/// Submits until it is told that the job is accepted.
-async fn submit_for_sure(bench: &Bench, request: &SubmitJob) -> JobId {
-    for _ in 0..200 {
-        match bench.engine.submit_job(&ADMIN, request.clone()).await {
-            Ok(submitted) => return submitted.answer.job.id.clone(),
-            Err(
-                Error::OutcomeUnknown
-                | Error::Unavailable { .. }
-                | Error::Overloaded { .. }
-                | Error::Contention,
-            ) => pass(millis(100)).await,
-            Err(error) => panic!("{error}"),
-        }
-    }
-    panic!("never accepted");
-}
-
-async fn cancel_for_sure(bench: &Bench, id: &JobId) {
-    for _ in 0..200 {
-        let answer = bench
-            .engine
-            .cancel_job(&ADMIN, id, String::new(), Some(secs(5)), false);
-        match answer.await {
-            Ok(_) => return,
-            Err(Error::NotFound { .. }) => panic!("{id} is gone"),
-            Err(_) => pass(millis(100)).await,
-        }
-    }
-}
-
-/// A worker that behaves: starts, works for a second, answers until it is acknowledged.
-struct Robot {
-    worker: Worker,
-    /// What it runs, until when, and whether it has answered.
-    running: Vec<(AttemptRef, Instant)>,
-    unacknowledged: Vec<(AttemptRef, Outcome)>,
-    begun: BTreeSet<String>,
-    fail_first: bool,
-    ran: u32,
-}
-
-impl Robot {
-    async fn new(bench: &Bench) -> Self {
-        Self {
-            worker: bench.connect(hello("w", &["job.a"], 2)).await,
-            running: Vec::new(),
-            unacknowledged: Vec::new(),
-            begun: BTreeSet::new(),
-            fail_first: false,
-            ran: 0,
-        }
-    }
-
-    /// Works until `done` or for this long.
-    async fn work(&mut self, bench: &Bench, time: Duration, mut done: impl AsyncFnMut() -> bool) {
-        let end = Instant::now() + time;
-        while Instant::now() < end && !done().await {
-            self.worker.beat().await;
-            if let Some(message) = self.worker.next_within(millis(100)).await {
-                self.heard(bench, message).await;
-            }
-            let now = Instant::now();
-            let over: Vec<_> = self
-                .running
-                .extract_if(.., |(_, until)| *until <= now)
-                .collect();
-            for (attempt, _) in over {
-                self.ran += 1;
-                let outcome = if self.fail_first && self.ran == 1 {
-                    failed("first")
-                } else {
-                    succeeded()
-                };
-                self.worker.finish(&attempt, outcome.clone()).await;
-                self.unacknowledged.push((attempt, outcome));
-            }
-        }
-    }
-
-    async fn heard(&mut self, bench: &Bench, message: ToWorker) {
-        match message {
-            ToWorker::Assignment { attempt, .. } => {
-                assert!(
-                    self.begun.insert(attempt.lease_id.to_string()),
-                    "assigned twice"
-                );
-                // Nothing comes from a commit that is not applied.
-                let job = stored(bench, &attempt.job_id)
-                    .await
-                    .expect("a committed job");
-                let known = job
-                    .attempts
-                    .iter()
-                    .any(|one| one.lease_id == attempt.lease_id);
-                assert!(known, "{} was assigned before its commit", attempt.job_id);
-                self.worker.started(&attempt).await;
-                self.running.push((attempt, Instant::now() + secs(1)));
-                assert!(self.running.len() <= 2, "more than its slots");
-            }
-            ToWorker::ResultAck { attempt, .. } => {
-                self.unacknowledged.retain(|(one, _)| *one != attempt);
-            }
-            ToWorker::Cancel { attempt, .. } | ToWorker::Revoke { attempt, .. } => {
-                let had = self.running.len();
-                self.running.retain(|(one, _)| *one != attempt);
-                if self.running.len() < had {
-                    self.worker.finish(&attempt, Outcome::Cancelled).await;
-                    self.unacknowledged.push((attempt, Outcome::Cancelled));
-                }
-            }
-            ToWorker::StartConfirmed(_) | ToWorker::Drain { .. } => {}
-        }
-    }
 }
 
 /// Slots in the store and slots in memory are the same, once all is quiet.
@@ -180,115 +58,6 @@ async fn slots_agree(bench: &Bench) {
             worker.worker_id
         );
     }
-}
-
-/// One life with one fault at one of its commits.
-async fn life(resend: bool, position: usize, fault: &Fault, way: &str) {
-    let what = format!("{way}, resend {resend}, commit {position}, {fault:?}");
-    let bench = Bench::with(Setup {
-        resend,
-        ..Setup::default()
-    })
-    .await;
-    let mut robot = Robot::new(&bench).await;
-    pass(secs(2)).await;
-    let mut script = vec![Fault::None; position];
-    script.push(fault.clone());
-    bench.faulty.script(script);
-    let mut job = keyed("job.a", "k");
-    robot.fail_first = way == "retry";
-    if way == "retry" {
-        job.spec.retry.max_attempts = 2;
-    }
-    if way == "queued" {
-        job.spec.not_before = Some(bench.now() + secs(3));
-    }
-    let engine_side = async {
-        let id = submit_for_sure(&bench, &job).await;
-        if way == "cancel" {
-            pass(millis(700)).await;
-            cancel_for_sure(&bench, &id).await;
-        }
-        id
-    };
-    let id = {
-        let found = std::cell::RefCell::new(None);
-        let submit = async {
-            *found.borrow_mut() = Some(engine_side.await);
-        };
-        let work = robot.work(&bench, secs(90), async || {
-            let id = found.borrow().clone();
-            match id {
-                Some(id) => {
-                    let job = stored(&bench, &id).await;
-                    job.is_some_and(|job| job.state.is_terminal() && job.unreleased.is_empty())
-                }
-                None => false,
-            }
-        });
-        tokio::join!(submit, work);
-        found.into_inner().expect("accepted")
-    };
-    let ended = stored(&bench, &id).await.expect("the job");
-    let should: &[JobState] = match way {
-        "cancel" => &[JobState::Cancelled, JobState::Succeeded],
-        _ => &[JobState::Succeeded],
-    };
-    assert!(should.contains(&ended.state), "{what}: {:?}", ended.events);
-    assert_eq!(
-        ended.redispatches, 0,
-        "{what}: nobody was lost: {:?}",
-        ended.events
-    );
-    let failures = u32::from(way == "retry");
-    assert_eq!(ended.failures, failures, "{what}");
-    // Everything that was delayed arrives, and the worker gets its last answers.
-    robot.work(&bench, secs(25), async || false).await;
-    assert!(
-        robot.unacknowledged.is_empty(),
-        "{what}: {:?}",
-        robot.unacknowledged
-    );
-    assert!(robot.running.is_empty(), "{what}");
-    assert_eq!(
-        stored(&bench, &id).await.unwrap().state,
-        ended.state,
-        "{what}"
-    );
-    let again = bench.engine.submit_job(&ADMIN, job).await.unwrap();
-    assert!(again.replayed && again.answer.job.id == id, "{what}");
-    slots_agree(&bench).await;
-    assert!(bench.audit().await.held.is_empty(), "{what}");
-}
-
-async fn lives(way: &str, commits: usize) {
-    for resend in [true, false] {
-        for fault in faults() {
-            for position in 0..commits {
-                life(resend, position, &fault, way).await;
-            }
-        }
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_fast_job_survives_a_fault_at_each_commit() {
-    lives("fast", 4).await;
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_queued_job_survives_a_fault_at_each_commit() {
-    lives("queued", 6).await;
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_retried_job_survives_a_fault_at_each_commit() {
-    lives("retry", 8).await;
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_cancelled_job_survives_a_fault_at_each_commit() {
-    lives("cancel", 6).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -438,70 +207,6 @@ async fn an_assignment_that_cannot_be_given_back_at_once_is_given_back_later() {
     assert_eq!(bench.job(&job).await.redispatches, 0);
     assert!(other.succeed(&second).await);
     slots_agree(&bench).await;
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_hundred_jobs_on_a_bad_store_all_end_once() {
-    for seed in 0..6 {
-        let bench = Bench::with(Setup {
-            seed,
-            resend: seed % 2 == 0,
-            ..Setup::default()
-        })
-        .await;
-        let mut robot = Robot::new(&bench).await;
-        bench.faulty.rates(FaultRates {
-            before: 0.05,
-            after: 0.05,
-            late: 0.05,
-            delay: 0.2,
-            longest_delay: millis(400),
-        });
-        let submits = async {
-            let mut ids = Vec::new();
-            for number in 0..100 {
-                let job = keyed("job.a", &format!("k{number}"));
-                ids.push(submit_for_sure(&bench, &job).await);
-            }
-            ids
-        };
-        let found = std::cell::RefCell::new(None);
-        let submit = async {
-            *found.borrow_mut() = Some(submits.await);
-        };
-        let work = robot.work(&bench, secs(600), async || {
-            let accepted = found.borrow().is_some();
-            let open = coretex_engine::JobFilter {
-                states: JobState::ALL
-                    .into_iter()
-                    .filter(|state| !state.is_terminal())
-                    .collect(),
-                ..coretex_engine::JobFilter::default()
-            };
-            accepted && bench.engine.count_jobs(&ADMIN, &open).await.unwrap().count == 0
-        });
-        tokio::join!(submit, work);
-        bench.faulty.rates(FaultRates::default());
-        robot.work(&bench, secs(30), async || false).await;
-        let audit = bench.audit().await;
-        assert_eq!(audit.jobs.len(), 100, "seed {seed}");
-        for job in &audit.jobs {
-            assert_eq!(
-                job.state,
-                JobState::Succeeded,
-                "seed {seed}: {:?}",
-                job.events
-            );
-            assert_eq!(
-                (job.failures, job.redispatches),
-                (0, 0),
-                "seed {seed}: {:?}",
-                job.events
-            );
-        }
-        assert!(audit.held.is_empty(), "seed {seed}");
-        slots_agree(&bench).await;
-    }
 }
 
 #[tokio::test(start_paused = true)]

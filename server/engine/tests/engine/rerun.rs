@@ -6,7 +6,8 @@ use coretex_core::retry::RetryPolicy;
 use coretex_engine::{Error, JobEdits, Role};
 
 use crate::support::{
-    Answer, Bench, Script, Setup, admin, caller, hello, is_no_job, request, secs, topic, with,
+    ADMIN, Answer, Bench, Script, Setup, admin, caller, hello, is_no_job, request, secs, topic,
+    with,
 };
 
 #[tokio::test(start_paused = true)]
@@ -100,8 +101,6 @@ async fn edits_change_what_they_name_and_nothing_else() {
     assert_eq!(refused.await.err(), Some(Error::IdempotencyKeyReused));
     bench.audit().await;
 }
-
-static ADMIN: std::sync::LazyLock<coretex_engine::Caller> = std::sync::LazyLock::new(admin);
 
 #[tokio::test(start_paused = true)]
 async fn only_an_ended_job_that_one_may_see_can_be_rerun() {

@@ -5,15 +5,13 @@ use std::collections::BTreeSet;
 use bytes::Bytes;
 use coretex_core::job::JobState;
 use coretex_core::payload::Payload;
-use coretex_engine::{Caller, Retention};
+use coretex_engine::Retention;
 use coretex_store::{Order, Range, Shard, Store};
 
 use crate::support::{
-    Answer, Bench, Script, Setup, admin, hello, jump, keyed, millis, named, pass, request, secs,
+    ADMIN, Answer, Bench, Script, Setup, hello, jump, keyed, millis, named, pass, request, secs,
     with,
 };
-
-static ADMIN: std::sync::LazyLock<Caller> = std::sync::LazyLock::new(admin);
 
 fn keeping(time: std::time::Duration) -> Setup {
     Setup {

@@ -11,8 +11,8 @@ use coretex_store::layers::FaultRates;
 use tokio::time::Instant;
 
 use crate::support::{
-    Answer, Bench, Script, Setup, admin, caller, hello, is_no_job, jump, keyed, millis, named,
-    pass, request, secs, with,
+    ADMIN, Answer, Bench, Script, Setup, admin, caller, hello, is_no_job, jump, keyed, millis,
+    named, pass, request, secs, with,
 };
 
 fn waiting(wait: Duration) -> SubmitJob {
@@ -188,8 +188,6 @@ async fn sixty_four_identical_submits_make_one_job() {
         bench.audit().await;
     }
 }
-
-static ADMIN: std::sync::LazyLock<coretex_engine::Caller> = std::sync::LazyLock::new(admin);
 
 #[tokio::test(start_paused = true)]
 async fn a_submit_that_waits_answers_with_the_finished_job() {

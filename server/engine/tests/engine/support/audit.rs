@@ -87,7 +87,10 @@ fn entries_of(job: &Job) -> Vec<(Bytes, Bytes)> {
         | JobState::Denied
         | JobState::Timeout => {
             let end = job.end_time.expect("an ended job has an end time");
-            entries.push((Bytes::from("ended"), timed(end, &name(job))));
+            // One whose slot is not free yet is not to be deleted yet.
+            if job.unreleased.is_empty() {
+                entries.push((Bytes::from("ended"), timed(end, &name(job))));
+            }
         }
     }
     if let Some(due) = next_due(job) {

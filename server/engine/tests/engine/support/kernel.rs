@@ -40,6 +40,8 @@ impl Script {
         *self.answer.lock() = answer;
     }
 
+    /// From now on it decides under this snapshot. Which one is in force, the store says
+    /// ([`Bench::enforce`](super::Bench::enforce)).
     pub(crate) fn publish(&self, snapshot: &str) {
         *self.snapshot.lock() = snapshot.to_owned();
     }

@@ -11,10 +11,11 @@ pub(crate) mod tap;
 pub(crate) mod worker;
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
+use bytes::Bytes;
 use coretex_bus::InProcBus;
 use coretex_core::id::{JobId, TenantId, Topic};
 use coretex_core::job::transition::Outcome;
@@ -25,15 +26,15 @@ use coretex_engine::{
     AllowAll, Caller, Engine, EngineOptions, Error, Hello, Kernel, Limits, Retention, Role,
     SubmitJob, Submitted, Timing,
 };
-use coretex_store::Store;
 use coretex_store::embedded::{EmbeddedOptions, EmbeddedStore, WriterMode};
 use coretex_store::layers::{Faulty, Resend, ResendPolicy};
+use coretex_store::{Batch, CommitId, Shard, Store};
 use tokio::time::Instant;
 
 pub(crate) use audit::Audit;
 pub(crate) use kernel::{Answer, Script};
 pub(crate) use tap::{Names, Tap};
-pub(crate) use worker::{Worker, hello};
+pub(crate) use worker::{Worker, again, hello, with_attempt};
 
 /// Wall-clock time that follows tokio's (paused) time.
 #[derive(Debug)]
@@ -132,6 +133,7 @@ pub(crate) struct Bench {
     bus: InProcBus,
     setup: Setup,
     starts: AtomicU64,
+    overwrites: AtomicU64,
 }
 
 impl Bench {
@@ -159,6 +161,7 @@ impl Bench {
             bus,
             setup,
             starts: AtomicU64::new(1),
+            overwrites: AtomicU64::new(1),
         }
     }
 
@@ -234,6 +237,24 @@ impl Bench {
         diagnosis.causes.first().map_or("", |cause| cause.code)
     }
 
+    /// Writes a record behind the engine's back.
+    pub(crate) async fn overwrite(&self, key: Bytes, value: Bytes) {
+        let shard = Shard::Data(0);
+        let found = self.base.get(shard, std::slice::from_ref(&key)).await;
+        let version = found.unwrap().value[0].as_ref().unwrap().version;
+        let count = self.overwrites.fetch_add(1, Ordering::Relaxed);
+        let mut batch = Batch::new(shard, CommitId(count.into()));
+        batch.replace(key, version, value);
+        self.base.commit(batch).await.unwrap();
+    }
+
+    /// Another policy snapshot comes into force: the store points to it. A kernel learns of it on
+    /// its own ([`Script::publish`]).
+    pub(crate) async fn enforce(&self, snapshot: &str) {
+        let key = Bytes::from_static(b"policy");
+        self.overwrite(key, snapshot.to_owned().into()).await;
+    }
+
     pub(crate) async fn connect(&self, hello: Hello) -> Worker {
         Worker::connect(&self.engine, hello).await
     }
@@ -297,6 +318,9 @@ pub(crate) const fn secs(seconds: u64) -> Duration {
 pub(crate) const fn millis(millis: u64) -> Duration {
     Duration::from_millis(millis)
 }
+
+/// [`admin`], for futures that outlive the place where they are made.
+pub(crate) static ADMIN: LazyLock<Caller> = LazyLock::new(admin);
 
 pub(crate) fn admin() -> Caller {
     caller("acme", "key:admin", &[Role::Admin])

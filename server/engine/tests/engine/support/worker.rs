@@ -8,7 +8,7 @@ use coretex_core::job::transition::Outcome;
 use coretex_engine::{AttemptRef, Caller, Engine, FromWorker, Hello, Session, ToWorker};
 use tokio::sync::mpsc;
 
-use super::{admin, secs, succeeded, topic};
+use super::{Bench, admin, request, secs, succeeded, topic};
 
 pub(crate) fn hello(worker: &str, topics: &[&str], slots: u32) -> Hello {
     Hello {
@@ -20,6 +20,14 @@ pub(crate) fn hello(worker: &str, topics: &[&str], slots: u32) -> Hello {
         max_parallel_jobs: slots,
         sdk: "test".to_owned(),
         running: Vec::new(),
+    }
+}
+
+/// The hello of a worker that comes back with these attempts.
+pub(crate) fn again(worker: &str, running: &[&AttemptRef]) -> Hello {
+    Hello {
+        running: running.iter().map(|one| (*one).clone()).collect(),
+        ..hello(worker, &["job.a"], 4)
     }
 }
 
@@ -168,4 +176,13 @@ impl Worker {
             super::pass(left.min(secs(10))).await;
         }
     }
+}
+
+/// A worker that has started one attempt.
+pub(crate) async fn with_attempt(bench: &Bench) -> (Worker, AttemptRef) {
+    let mut worker = bench.connect(hello("w", &["job.a"], 4)).await;
+    bench.submit(request("job.a")).await;
+    let attempt = worker.assignment().await;
+    worker.started(&attempt).await;
+    (worker, attempt)
 }

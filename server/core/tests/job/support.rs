@@ -1,0 +1,110 @@
+//! Jobs in the states that the tests begin in, and the triggers that move them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use coretex_core::id::{JobId, LeaseId, PoolName, ReplicaId, SessionId, TenantId, Topic, WorkerId};
+use coretex_core::job::transition::{NewJob, Outcome, Transition, Trigger, Verdict, accept, apply};
+use coretex_core::job::{ErrorSource, Job, JobError, JobSpec};
+use coretex_core::policy::{Decision, JobDecision};
+use coretex_core::retry::RetryPolicy;
+use coretex_core::time::Timestamp;
+
+pub(crate) const NOW: Timestamp = Timestamp::from_micros(1_000_000_000);
+
+pub(crate) fn decision(decision: Decision, now: Timestamp) -> Box<JobDecision> {
+    Box::new(JobDecision {
+        time: now,
+        decision,
+        reason: "because".to_owned(),
+        rule_id: "rule".to_owned(),
+        policy_snapshot: "snapshot".to_owned(),
+        constraints: None,
+        approval_id: String::new(),
+        remediations: Vec::new(),
+        retry_at: (decision == Decision::Throttle).then(|| now + Duration::from_secs(5)),
+    })
+}
+
+pub(crate) fn spec() -> JobSpec {
+    JobSpec::new(Topic::parse("job.test").unwrap())
+}
+
+pub(crate) fn accepted(spec: JobSpec, what: Decision) -> Job {
+    let new = NewJob {
+        id: JobId::parse("j1").unwrap(),
+        tenant: TenantId::parse("acme").unwrap(),
+        spec: Arc::new(spec),
+        principal_id: "key:1".to_owned(),
+        trace_id: "t".to_owned(),
+        fingerprint: vec![1],
+        idempotency_key: String::new(),
+        rerun_of: None,
+        input: None,
+    };
+    accept(new, Verdict::Decided(decision(what, NOW)), NOW)
+}
+
+pub(crate) fn pending(spec: JobSpec) -> Job {
+    accepted(spec, Decision::Allow)
+}
+
+pub(crate) fn dispatch(lease: u128) -> Trigger {
+    Trigger::Dispatch {
+        lease_id: LeaseId::new(lease),
+        replica: ReplicaId::from_trusted("r1"),
+        session: SessionId::from_trusted("s1"),
+        worker_id: WorkerId::from_trusted("w1"),
+        pool: PoolName::from_trusted("default"),
+    }
+}
+
+pub(crate) fn dispatched(spec: JobSpec) -> Job {
+    apply(&pending(spec), dispatch(1), NOW).unwrap().job
+}
+
+pub(crate) fn finished(lease: u128, outcome: Outcome) -> Trigger {
+    Trigger::Finished {
+        lease_id: LeaseId::new(lease),
+        outcome,
+        artifact_ids: Vec::new(),
+        started_at: None,
+        fraction: 0.5,
+    }
+}
+
+pub(crate) fn success() -> Outcome {
+    Outcome::Succeeded { output: None }
+}
+
+pub(crate) fn failure() -> Outcome {
+    Outcome::Failed {
+        error: JobError {
+            code: "broken".to_owned(),
+            message: "it broke".to_owned(),
+            metadata: std::collections::BTreeMap::new(),
+            source: ErrorSource::Worker,
+        },
+    }
+}
+
+pub(crate) fn cancel(grace: u64, force: bool) -> Trigger {
+    Trigger::CancelRequested {
+        principal_id: "key:2".to_owned(),
+        reason: "enough".to_owned(),
+        grace: Duration::from_secs(grace),
+        force,
+    }
+}
+
+pub(crate) fn step(job: &Job, trigger: Trigger, now: Timestamp) -> Transition {
+    apply(job, trigger, now).unwrap()
+}
+
+pub(crate) fn retrying(max_attempts: u32) -> JobSpec {
+    let retry = RetryPolicy {
+        max_attempts,
+        ..RetryPolicy::default()
+    };
+    JobSpec { retry, ..spec() }
+}

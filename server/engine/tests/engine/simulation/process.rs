@@ -1,0 +1,265 @@
+//! Worker processes: they outlive their connections, keep what they run, and send results until they
+//! are acknowledged. What must hold of every message that they get is checked here.
+
+use coretex_core::job::transition::Outcome;
+use coretex_engine::{AttemptRef, FromWorker, Hello, ToWorker};
+use coretex_store::{Shard, Store, codec};
+
+use super::TOPICS;
+use super::world::World;
+use crate::support::{Worker, failed, hello, secs, succeeded};
+
+/// What a worker process does with an attempt.
+#[derive(Clone, Debug)]
+pub(super) struct Run {
+    pub(super) attempt: AttemptRef,
+    pub(super) started: bool,
+    pub(super) told_to_stop: bool,
+    /// Its result, once it has one, sent until it is acknowledged.
+    pub(super) result: Option<Outcome>,
+}
+
+/// A worker process: it outlives its connections.
+#[derive(Debug)]
+pub(super) struct Process {
+    pub(super) name: String,
+    pub(super) slots: u32,
+    pub(super) connection: Option<Worker>,
+    pub(super) runs: Vec<Run>,
+}
+
+impl World {
+    pub(super) async fn connect(&mut self) {
+        let number = self.dice.below(4) as usize;
+        let process = &mut self.processes[number];
+        // Often the old connection is still open from the server's side.
+        let old = process.connection.take();
+        let listed: Vec<AttemptRef> = process
+            .runs
+            .iter()
+            .filter(|run| run.result.is_none())
+            .map(|run| run.attempt.clone())
+            .collect();
+        let topics: &[&str] = match number {
+            0 => &TOPICS[..1],
+            1 => &TOPICS[..2],
+            _ => &TOPICS,
+        };
+        let mut hello = Hello {
+            running: listed.clone(),
+            ..hello(&process.name, topics, process.slots)
+        };
+        if number >= 2 {
+            hello.capabilities.insert("gpu".to_owned());
+        }
+        if self.dice.below(2) == 0
+            && let Some(old) = old
+        {
+            old.cut().await;
+        }
+        let opening = self.bench.engine.open_session(&self.fleet, hello);
+        let Ok(Ok(mut session)) = tokio::time::timeout(secs(12), opening).await else {
+            return;
+        };
+        let process = &mut self.processes[number];
+        for kept in &session.welcome.kept {
+            assert!(listed.contains(kept));
+        }
+        let revoked = session.welcome.revoked.clone();
+        process.runs.retain(|run| !revoked.contains(&run.attempt));
+        let inbox = session.outbound();
+        process.connection = Some(Worker { session, inbox });
+        // Results that were not acknowledged are sent again.
+        let results: Vec<_> = process
+            .runs
+            .iter()
+            .filter_map(|run| Some((run.attempt.clone(), run.result.clone()?)))
+            .collect();
+        for (attempt, outcome) in results {
+            self.report(number, &attempt, outcome).await;
+        }
+    }
+
+    pub(super) async fn report(&mut self, number: usize, attempt: &AttemptRef, outcome: Outcome) {
+        let Some(connection) = &self.processes[number].connection else {
+            return;
+        };
+        self.note(format_args!("w{number} reports {attempt:?} {outcome:?}"));
+        let message = FromWorker::Result {
+            attempt: attempt.clone(),
+            outcome,
+            execution_duration: None,
+            artifact_ids: Vec::new(),
+        };
+        let told = tokio::time::timeout(secs(12), connection.session.receive(message)).await;
+        if !matches!(told, Ok(Ok(()))) {
+            self.processes[number].connection = None;
+        }
+    }
+
+    pub(super) async fn disconnect(&mut self) {
+        let number = self.dice.below(4) as usize;
+        if let Some(connection) = self.processes[number].connection.take() {
+            connection.cut().await;
+        }
+        if self.one_in(4) {
+            // The process dies.
+            self.processes[number].runs.clear();
+        }
+    }
+
+    /// Some worker does something about some attempt.
+    pub(super) async fn work(&mut self) {
+        let number = self.dice.below(4) as usize;
+        let process = &self.processes[number];
+        if process.connection.is_none() || process.runs.is_empty() {
+            return;
+        }
+        let place = self.dice.below(process.runs.len() as u64) as usize;
+        let run = process.runs[place].clone();
+        let attempt = run.attempt.clone();
+        let say = match self.dice.below(10) {
+            0..2 if run.result.is_none() => {
+                self.processes[number].runs[place].started = true;
+                FromWorker::Started(attempt)
+            }
+            2 if run.result.is_none() => FromWorker::Progress {
+                attempt,
+                percent: self.dice.below(101) as u8,
+                message: String::new(),
+            },
+            3 if run.result.is_none() && !run.started => {
+                self.processes[number].runs.remove(place);
+                FromWorker::Reject {
+                    attempt,
+                    reason: "not now".to_owned(),
+                }
+            }
+            _ => {
+                let outcome = run.result.unwrap_or_else(|| match self.dice.below(5) {
+                    0 => failed("broken"),
+                    1 if run.told_to_stop => Outcome::Cancelled,
+                    _ => succeeded(),
+                });
+                self.processes[number].runs[place].result = Some(outcome.clone());
+                self.report(number, &attempt, outcome).await;
+                return;
+            }
+        };
+        let connection = self.processes[number].connection.as_ref().unwrap();
+        let told = tokio::time::timeout(secs(12), connection.session.receive(say)).await;
+        if !matches!(told, Ok(Ok(()))) {
+            self.processes[number].connection = None;
+        }
+    }
+
+    /// Workers read what they are sent.
+    pub(super) async fn hear(&mut self) {
+        for number in 0..self.processes.len() {
+            loop {
+                let process = &mut self.processes[number];
+                let Some(connection) = &mut process.connection else {
+                    break;
+                };
+                match connection.inbox.try_recv() {
+                    Ok(message) => self.heard(number, message).await,
+                    Err(tokio::sync::mpsc::error::TryRecvError::Empty) => break,
+                    Err(tokio::sync::mpsc::error::TryRecvError::Disconnected) => {
+                        process.connection = None;
+                        break;
+                    }
+                }
+            }
+        }
+    }
+
+    async fn heard(&mut self, number: usize, message: ToWorker) {
+        self.note(format_args!("w{number} hears {message:.150?}"));
+        match message {
+            ToWorker::Assignment { job, attempt, .. } => {
+                let lease = attempt.lease_id;
+                assert!(self.handed.insert(lease), "{lease} was handed out twice");
+                assert!(job.input.as_ref().is_none_or(|input| !input.is_apart()));
+                // It stands in the store: nothing comes from a commit that may not be applied.
+                let key = format!("job/{}\0{}", attempt.tenant, attempt.job_id).into_bytes();
+                let read = self
+                    .bench
+                    .base
+                    .get(Shard::Data(0), &[key.into()])
+                    .await
+                    .unwrap();
+                if let Some(record) = &read.value[0] {
+                    let (_, stored) =
+                        codec::decode::<coretex_core::job::Job>(&record.value).unwrap();
+                    let known = stored.attempts.iter().any(|one| one.lease_id == lease);
+                    assert!(known, "{lease} was handed out before its commit");
+                    if stored.holds(lease) {
+                        self.alone(&attempt);
+                    }
+                }
+                let process = &mut self.processes[number];
+                let unanswered = process
+                    .runs
+                    .iter()
+                    .filter(|run| run.result.is_none())
+                    .count();
+                assert!(
+                    unanswered < process.slots as usize,
+                    "{} has {unanswered} of {} slots in use and gets another",
+                    process.name,
+                    process.slots
+                );
+                process.runs.push(Run {
+                    attempt,
+                    started: false,
+                    told_to_stop: false,
+                    result: None,
+                });
+            }
+            ToWorker::ResultAck { attempt, .. } => {
+                self.processes[number]
+                    .runs
+                    .retain(|run| run.attempt != attempt);
+            }
+            ToWorker::Cancel { attempt, .. } => self.told_to_stop(number, &attempt),
+            ToWorker::Revoke { attempt, .. } => {
+                self.told_to_stop(number, &attempt);
+                if self.dice.below(3) > 0 {
+                    self.stop(number, &attempt).await;
+                }
+            }
+            ToWorker::StartConfirmed(_) | ToWorker::Drain { .. } => {}
+        }
+    }
+
+    /// No other process runs this job under a lease that is current.
+    fn alone(&self, attempt: &AttemptRef) {
+        for process in &self.processes {
+            for run in &process.runs {
+                assert_ne!(run.attempt.lease_id, attempt.lease_id);
+            }
+        }
+    }
+
+    fn told_to_stop(&mut self, number: usize, attempt: &AttemptRef) {
+        for run in &mut self.processes[number].runs {
+            if run.attempt == *attempt {
+                run.told_to_stop = true;
+            }
+        }
+    }
+
+    /// A worker stops an attempt and says so.
+    async fn stop(&mut self, number: usize, attempt: &AttemptRef) {
+        let mut found = false;
+        for run in &mut self.processes[number].runs {
+            if run.attempt == *attempt && run.result.is_none() {
+                run.result = Some(Outcome::Cancelled);
+                found = true;
+            }
+        }
+        if found {
+            self.report(number, attempt, Outcome::Cancelled).await;
+        }
+    }
+}
