@@ -12,7 +12,7 @@ use futures::StreamExt;
 use tokio::time::Instant;
 
 use super::Reservation;
-use super::queue::{Group, MAX_GROUPS, READ_AHEAD};
+use super::queue::{Group, Groups, MAX_GROUPS, READ_AHEAD};
 use super::state::{Picked, sample_of};
 use crate::commits::{Extras, Loaded};
 use crate::engine::Engine;
@@ -21,8 +21,6 @@ use crate::{Result, kernel, keyspace, telemetry};
 
 /// The most claims of one round: as many as the store commits in one group.
 const BLOCK: usize = 128;
-
-type Groups = BTreeMap<(TenantId, Shape), Group>;
 
 impl Engine {
     /// Serves the queues until the engine stops.

@@ -52,15 +52,20 @@ impl Group {
     }
 }
 
+/// The groups of one queue.
+pub(crate) type Groups = BTreeMap<(TenantId, Shape), Group>;
+/// What became ready while a queue was read.
+type Added = Vec<(ReadyKey, Arc<Job>)>;
+
 /// A queue: the waiting jobs of one topic.
 #[derive(Debug, Default)]
 pub(crate) struct Queue {
     pub(crate) guard: QueueGuard,
-    pub(crate) groups: BTreeMap<(TenantId, Shape), Group>,
+    pub(crate) groups: Groups,
     /// A read is wanted.
     pub(crate) stale: bool,
     /// A read is under way; what is added meanwhile is kept to be merged.
-    reading: Option<(ReadToken, Vec<(ReadyKey, Arc<Job>)>)>,
+    reading: Option<(ReadToken, Added)>,
     /// There are more groups than were read; the next read goes on here.
     resume: Option<Vec<u8>>,
     /// The read under way, or the last one, did not begin at the start of the queue.
@@ -119,10 +124,7 @@ impl Queue {
     }
 
     /// Takes what a read found, or `None` when it failed.
-    pub(crate) fn finish_read(
-        &mut self,
-        found: Option<(BTreeMap<(TenantId, Shape), Group>, Option<Vec<u8>>)>,
-    ) {
+    pub(crate) fn finish_read(&mut self, found: Option<(Groups, Option<Vec<u8>>)>) {
         let Some((token, added)) = self.reading.take() else {
             return;
         };
