@@ -178,7 +178,13 @@ fn describe_engine(error: Error) -> Description {
         Error::AlreadyExists { id } => {
             plain(Code::AlreadyExists, Reason::JobAlreadyExists).with("job_id", id)
         }
-        Error::IdempotencyKeyReused => plain(Code::AlreadyExists, Reason::IdempotencyKeyReused),
+        Error::IdempotencyKeyReused { job_id } => {
+            let description = plain(Code::AlreadyExists, Reason::IdempotencyKeyReused);
+            match job_id {
+                Some(id) => description.with("job_id", id.as_str()),
+                None => description,
+            }
+        }
         Error::PageTokenInvalid => plain(Code::InvalidArgument, Reason::PageTokenInvalid),
         Error::ResumeTokenInvalid => plain(Code::OutOfRange, Reason::ResumeTokenInvalid),
         Error::FeatureNotAvailable { field } => describe(Problem::NotAvailable {
@@ -202,7 +208,8 @@ fn describe_engine(error: Error) -> Description {
                 .with("limit", limit.to_string())
                 .retry_after(Duration::from_secs(5))
         }
-        Error::TooManyStreams => plain(Code::ResourceExhausted, Reason::TooManyStreams)
+        Error::TooManyStreams { limit } => plain(Code::ResourceExhausted, Reason::TooManyStreams)
+            .with("limit", limit.to_string())
             .retry_after(Duration::from_secs(5)),
         Error::WatchTooSlow => plain(Code::ResourceExhausted, Reason::WatchTooSlow),
         Error::Overloaded { retry_after } => {

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use coretex_core::id::JobId;
 use coretex_core::job::transition::Refusal;
 use coretex_store::{CommitError, StoreError};
 
@@ -58,7 +59,10 @@ pub enum Error {
     },
     /// The idempotency key was used for other content.
     #[error("the idempotency key was used with a different request")]
-    IdempotencyKeyReused,
+    IdempotencyKeyReused {
+        /// The job that the key stands for, where the caller may know of it.
+        job_id: Option<JobId>,
+    },
     /// The page token belongs to another list.
     #[error("the page token does not belong to this list")]
     PageTokenInvalid,
@@ -109,7 +113,10 @@ pub enum Error {
     },
     /// More streams or sessions than the server takes.
     #[error("too many open streams")]
-    TooManyStreams,
+    TooManyStreams {
+        /// How many there may be.
+        limit: usize,
+    },
     /// A watcher read too slowly.
     #[error("the reader is too slow")]
     WatchTooSlow,

@@ -262,7 +262,8 @@ impl Engine {
                 // Gone in the meantime.
                 None => return Ok(None),
                 Some(record) if record.fingerprint != intent.fingerprint => {
-                    return Err(Error::IdempotencyKeyReused);
+                    let job_id = self.named_to(caller, record.job_id).await?;
+                    return Err(Error::IdempotencyKeyReused { job_id });
                 }
                 Some(record) => record.job_id,
             }
@@ -279,7 +280,7 @@ impl Engine {
         // Whoever sees only its own jobs is not shown another's by guessing its request.
         let hidden = caller.own_jobs_only() && loaded.job.principal_id != caller.principal_id;
         if by_key && hidden {
-            return Err(Error::IdempotencyKeyReused);
+            return Err(Error::IdempotencyKeyReused { job_id: None });
         }
         if !by_key {
             if !intent.named {
@@ -299,6 +300,19 @@ impl Engine {
             answer,
             replayed: true,
         }))
+    }
+
+    /// The id of a job, if the caller may see the job. One that is gone is told to those who see
+    /// every job of the tenant.
+    async fn named_to(&self, caller: &Caller, id: JobId) -> Result<Option<JobId>> {
+        if !caller.own_jobs_only() {
+            return Ok(Some(id));
+        }
+        match self.visible(caller, &id).await {
+            Ok(_) => Ok(Some(id)),
+            Err(Error::NotFound { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     async fn idempotency(&self, tenant: &TenantId, key: &str) -> Result<Option<IdempotencyRecord>> {

@@ -126,8 +126,9 @@ impl Engine {
         topics.dedup();
         {
             let mut state = self.dispatcher().lock();
-            if state.sessions.len() >= self.limits().max_sessions {
-                return Err(Error::TooManyStreams);
+            let limit = self.limits().max_sessions;
+            if state.sessions.len() >= limit {
+                return Err(Error::TooManyStreams { limit });
             }
             let drained = state
                 .drained

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use coretex_core::id::JobId;
 use coretex_engine::Violation;
 use tonic_types::StatusExt;
 
@@ -37,7 +38,10 @@ fn problems() -> Vec<Problem> {
             id: id(),
         },
         Error::AlreadyExists { id: id() },
-        Error::IdempotencyKeyReused,
+        Error::IdempotencyKeyReused {
+            job_id: Some(JobId::from_trusted("j-1")),
+        },
+        Error::IdempotencyKeyReused { job_id: None },
         Error::PageTokenInvalid,
         Error::ResumeTokenInvalid,
         Error::FeatureNotAvailable { field: id() },
@@ -51,7 +55,7 @@ fn problems() -> Vec<Problem> {
         Error::RoleNotAllowed { role: id() },
         Error::JobNotEnded,
         Error::TooManyWaitingJobs { limit: 7 },
-        Error::TooManyStreams,
+        Error::TooManyStreams { limit: 7 },
         Error::WatchTooSlow,
         Error::Overloaded { retry_after: pause },
         Error::StoreFull,
@@ -162,6 +166,23 @@ fn every_status_has_a_reason_and_none_leaks() {
         let traced = info.metadata.get("request_id").map(String::as_str);
         let internal = status.code() == Code::Internal;
         assert_eq!(traced, internal.then_some("r-1"), "{problem:?}");
+    }
+}
+
+#[test]
+fn what_a_program_needs_to_go_on_is_in_the_metadata() {
+    let reused = |id: Option<&str>| Error::IdempotencyKeyReused {
+        job_id: id.map(JobId::from_trusted),
+    };
+    for (error, key, value) in [
+        (reused(Some("j-1")), "job_id", Some("j-1")),
+        (reused(None), "job_id", None),
+        (Error::TooManyStreams { limit: 7 }, "limit", Some("7")),
+        (Error::TooManyWaitingJobs { limit: 8 }, "limit", Some("8")),
+    ] {
+        let details = of(error.clone().into(), None).get_error_details();
+        let found = details.error_info().unwrap().metadata.get(key).cloned();
+        assert_eq!(found.as_deref(), value, "{error:?}");
     }
 }
 

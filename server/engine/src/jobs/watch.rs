@@ -75,7 +75,9 @@ impl Engine {
         self.refuse_when_draining()?;
         let permit = std::sync::Arc::clone(self.watches())
             .try_acquire_owned()
-            .map_err(|_| Error::TooManyStreams)?;
+            .map_err(|_| Error::TooManyStreams {
+                limit: self.limits().max_watches,
+            })?;
         let page = self.store().tail(self.shard(), LogId::MAX, 0).await?.value;
         let from = if resume_token.is_empty() {
             page.next

@@ -98,7 +98,9 @@ async fn edits_change_what_they_name_and_nothing_else() {
     let refused = bench
         .engine
         .rerun_job(&ADMIN, &old, other, "key".to_owned());
-    assert_eq!(refused.await.err(), Some(Error::IdempotencyKeyReused));
+    let job_id = Some(job.id.clone());
+    let refused = refused.await.err();
+    assert_eq!(refused, Some(Error::IdempotencyKeyReused { job_id }));
     bench.audit().await;
 }
 

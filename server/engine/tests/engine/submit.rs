@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use coretex_core::id::JobId;
 use coretex_core::job::JobState;
 use coretex_core::payload::{Content, Payload};
 use coretex_engine::{Error, JobFilter, Limits, Retention, Role, SubmitJob, ToWorker};
@@ -47,10 +48,15 @@ async fn the_same_key_and_content_answer_with_the_same_job() {
     bench.audit().await;
 }
 
+fn reused(job: Option<&JobId>) -> Error {
+    let job_id = job.cloned();
+    Error::IdempotencyKeyReused { job_id }
+}
+
 #[tokio::test(start_paused = true)]
 async fn another_content_under_the_same_key_is_refused() {
     let bench = Bench::new().await;
-    bench.submit(keyed("job.a", "k")).await;
+    let made = bench.job_of(keyed("job.a", "k")).await;
     let mut others = Vec::new();
     others.push(keyed("job.b", "k"));
     others.push(SubmitJob {
@@ -66,7 +72,7 @@ async fn another_content_under_the_same_key_is_refused() {
     others.push(late);
     for other in others {
         let refused = bench.engine.submit_job(&admin(), other).await;
-        assert_eq!(refused.err(), Some(Error::IdempotencyKeyReused));
+        assert_eq!(refused.err(), Some(reused(Some(&made))));
     }
     // How long the caller waits is no content, and keys belong to tenants.
     let waits = SubmitJob {
@@ -106,7 +112,7 @@ async fn a_key_outlives_its_job_for_a_day_and_nothing_runs_twice() {
         let again = bench.engine.submit_job(&admin(), keyed("job.a", "k")).await;
         assert!(is_no_job(&again), "{again:?}");
         let other = bench.engine.submit_job(&admin(), keyed("job.b", "k")).await;
-        assert_eq!(other.err(), Some(Error::IdempotencyKeyReused));
+        assert_eq!(other.err(), Some(reused(Some(&first))));
         assert_eq!(count(&bench).await, 0);
         worker.quiet(secs(3)).await;
     }
@@ -153,11 +159,16 @@ async fn a_replay_shows_nobody_the_job_of_another_submitter() {
         caller("acme", "key:two", &[Role::Submitter]),
     );
     let keyed_job = bench.engine.submit_job(&one, keyed("job.a", "k")).await;
-    keyed_job.unwrap();
+    let keyed_job = keyed_job.unwrap().answer.job.id.clone();
     let named_job = bench.engine.submit_job(&one, named("job.a", "j")).await;
     named_job.unwrap();
     let by_key = bench.engine.submit_job(&two, keyed("job.a", "k")).await;
-    assert_eq!(by_key.err(), Some(Error::IdempotencyKeyReused));
+    assert_eq!(by_key.err(), Some(reused(None)));
+    // With other content, only who may see the job learns of it.
+    for (caller, job) in [(&one, Some(&keyed_job)), (&two, None)] {
+        let other = bench.engine.submit_job(caller, keyed("job.b", "k")).await;
+        assert_eq!(other.err(), Some(reused(job)), "{caller:?}");
+    }
     let by_id = bench.engine.submit_job(&two, named("job.a", "j")).await;
     assert!(matches!(by_id, Err(Error::AlreadyExists { .. })));
     // Who may see all jobs of the tenant may have the replay.
@@ -385,12 +396,12 @@ async fn the_limit_of_waiting_jobs_is_exact() {
 #[tokio::test(start_paused = true)]
 async fn a_replay_is_answered_at_the_limit_too() {
     let bench = Bench::with(at_most(2)).await;
-    bench.submit(keyed("job.a", "k")).await;
+    let made = bench.job_of(keyed("job.a", "k")).await;
     bench.submit(named("job.a", "n")).await;
     assert!(bench.submit(keyed("job.a", "k")).await.replayed);
     assert!(bench.submit(named("job.a", "n")).await.replayed);
-    let reused = bench.engine.submit_job(&admin(), keyed("job.b", "k")).await;
-    assert_eq!(reused.err(), Some(Error::IdempotencyKeyReused));
+    let other = bench.engine.submit_job(&admin(), keyed("job.b", "k")).await;
+    assert_eq!(other.err(), Some(reused(Some(&made))));
     bench.audit().await;
 }
 
