@@ -177,6 +177,14 @@ fn count(count: &CountJobsResponse, _: Paint) -> String {
     format!("{}\n", at_least(count.count, count.capped))
 }
 
+/// Why a pool or worker does not take a job: the word for programs, and what it means here.
+fn why_not(reason: &str, message: &str) -> String {
+    match message {
+        "" => reason.to_owned(),
+        message => format!("{reason}: {message}"),
+    }
+}
+
 fn diagnosis(answer: &DiagnoseJobResponse, paint: Paint) -> String {
     let mut fields = Fields::new(paint);
     let state = state_name(answer.state());
@@ -203,18 +211,14 @@ fn diagnosis(answer: &DiagnoseJobResponse, paint: Paint) -> String {
                 (Tint::Plain, pool.pool.clone()),
                 (Tint::Plain, String::new()),
                 verdict(pool.eligible),
-                (Tint::Plain, pool.reason.clone()),
+                (Tint::Plain, why_not(&pool.reason, &pool.message)),
             ]);
             for worker in &pool.workers {
-                let why = match worker.message.as_str() {
-                    "" => worker.reason.clone(),
-                    message => format!("{}: {message}", worker.reason),
-                };
                 grid.tinted([
                     (Tint::Plain, pool.pool.clone()),
                     (Tint::Plain, worker.worker_id.clone()),
                     verdict(worker.eligible),
-                    (Tint::Plain, why),
+                    (Tint::Plain, why_not(&worker.reason, &worker.message)),
                 ]);
             }
         }

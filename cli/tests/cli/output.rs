@@ -140,7 +140,8 @@ async fn history_and_diagnosis_are_shown() {
             queue_position_capped: true,
             pools: vec![PoolDiagnosis {
                 pool: "default".into(),
-                reason: "no_workers".into(),
+                reason: "no_worker_matches".into(),
+                message: "no worker suits the job".into(),
                 workers: vec![WorkerDiagnosis {
                     worker_id: "w".into(),
                     reason: "label_mismatch".into(),
@@ -156,6 +157,7 @@ async fn history_and_diagnosis_are_shown() {
         "no_workers: no worker serves job.x",
         "start one",
         "1000+",
+        "no_worker_matches: no worker suits the job",
         "label_mismatch: zone is us",
     ] {
         assert!(ran.stdout.contains(expected), "{expected}: {}", ran.stdout);

@@ -1,5 +1,6 @@
 //! Requests and answers of the use cases that are more than a record.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -146,8 +147,8 @@ pub struct Diagnosis {
 /// One reason why a job does not run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cause {
-    /// Machine-readable, as in the contract.
-    pub code: &'static str,
+    /// Machine-readable, as in the contract: of this server, or of the error that ended the job.
+    pub code: Cow<'static, str>,
     /// For people.
     pub message: String,
     /// What would remove it.
@@ -165,9 +166,11 @@ pub struct PoolDiagnosis {
     pub pool: PoolName,
     /// Whether one of its workers could take the job now.
     pub eligible: bool,
-    /// Why not; empty when eligible.
-    pub reason: String,
-    /// Its workers.
+    /// Why not: the code of a cause; empty when eligible.
+    pub reason: &'static str,
+    /// The same for people.
+    pub message: String,
+    /// The first of its workers.
     pub workers: Vec<WorkerDiagnosis>,
 }
 
@@ -178,8 +181,10 @@ pub struct WorkerDiagnosis {
     pub worker_id: WorkerId,
     /// Whether it could take the job now.
     pub eligible: bool,
-    /// Why not; empty when eligible.
-    pub reason: String,
+    /// Why not, machine-readable; empty when eligible.
+    pub reason: &'static str,
+    /// The same for people, with the details.
+    pub message: String,
 }
 
 /// An attempt as workers and server name it.

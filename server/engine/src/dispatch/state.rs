@@ -13,6 +13,7 @@ use coretex_core::time::Timestamp;
 use tokio::sync::mpsc;
 
 use super::queue::Queue;
+use crate::access::Caller;
 use crate::commits::Loaded;
 use crate::keyspace::{self, HeldEntry};
 use crate::sessions::outbound::Outbound;
@@ -136,6 +137,13 @@ impl Slot {
             lazy_queued: false,
             suspect: false,
         }
+    }
+
+    /// Whether the caller sees the job that the slot is used for.
+    pub(crate) fn is_visible(&self, caller: &Caller) -> bool {
+        let own = |loaded: &Loaded| loaded.job.principal_id == caller.principal_id;
+        self.tenant == caller.tenant
+            && (!caller.own_jobs_only() || self.loaded.as_ref().is_some_and(own))
     }
 
     /// Whether a worker that names `attempt` means this slot: nothing but an exact match counts.

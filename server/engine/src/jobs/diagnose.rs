@@ -1,10 +1,11 @@
 //! Why a job is not running, or how it ended, answered from the same functions that place jobs.
 
-use std::collections::BTreeMap;
+use std::borrow::Cow;
+use std::collections::{BTreeMap, HashSet};
 
 use coretex_core::id::{JobId, PoolName};
-use coretex_core::job::{Job, JobState, ScheduledFor};
-use coretex_core::placement::{check, suits};
+use coretex_core::job::{ErrorSource, Job, JobState, ScheduledFor};
+use coretex_core::placement::{Mismatch, check};
 use coretex_core::queue::{ReadyKey, after_shape, tenant_prefix};
 use coretex_core::time::Timestamp;
 use coretex_store::{Order, Range, prefix_end};
@@ -18,10 +19,19 @@ use crate::{Result, keyspace};
 const POSITION_CAP: u64 = 1_000;
 /// Holders and workers named at most.
 const MAX_NAMED: usize = 100;
+/// Ways in which workers do not suit that are named at most; each may hold long labels.
+const MAX_MISMATCHES: usize = 5;
+/// Codes that several places give.
+const ALL_BUSY: &str = "all_workers_busy";
+const NO_MATCH: &str = "no_worker_matches";
 
-fn cause(code: &'static str, message: impl Into<String>, remedy: impl Into<String>) -> Cause {
+fn cause(
+    code: impl Into<Cow<'static, str>>,
+    message: impl Into<String>,
+    remedy: impl Into<String>,
+) -> Cause {
     Cause {
-        code,
+        code: code.into(),
         message: message.into(),
         remedy: remedy.into(),
         until_time: None,
@@ -44,12 +54,12 @@ impl Engine {
     pub async fn diagnose_job(&self, caller: &Caller, id: &JobId) -> Result<Diagnosis> {
         let loaded = self.visible(caller, id).await?;
         let job = &*loaded.job;
-        let pools = if job.state.is_terminal() {
+        let pools = if job.state.is_terminal() || job.state.is_held() {
             Vec::new()
         } else {
             self.ask_pools(job)
         };
-        let causes = self.causes(job);
+        let causes = self.causes(job, Some(caller));
         let (position, capped) = if job.is_ready() {
             self.queue_position(job).await?
         } else {
@@ -68,7 +78,13 @@ impl Engine {
     pub(crate) fn waiting_reason(&self, job: &Job) -> &'static str {
         match job.state {
             JobState::Pending | JobState::Scheduled | JobState::ApprovalRequired => {
-                self.causes(job).first().map_or("", |cause| cause.code)
+                match self.causes(job, None).into_iter().next() {
+                    Some(Cause {
+                        code: Cow::Borrowed(code),
+                        ..
+                    }) => code,
+                    Some(_) | None => "",
+                }
             }
             JobState::Dispatched
             | JobState::Running
@@ -80,9 +96,10 @@ impl Engine {
         }
     }
 
-    fn causes(&self, job: &Job) -> Vec<Cause> {
+    /// What holds a job up, or how it ended. Other jobs are named as far as `caller` sees them.
+    fn causes(&self, job: &Job, caller: Option<&Caller>) -> Vec<Cause> {
         match job.state {
-            JobState::Pending => self.pending_causes(job),
+            JobState::Pending => self.pending_causes(job, caller),
             JobState::Scheduled => vec![scheduled_cause(job)],
             JobState::ApprovalRequired => vec![cause(
                 "approval_pending",
@@ -91,7 +108,7 @@ impl Engine {
             )],
             JobState::Dispatched | JobState::Running => self.held_causes(job),
             JobState::Succeeded => vec![cause("succeeded", "the worker reported success", "")],
-            JobState::Failed | JobState::Timeout => vec![ended_cause(job)],
+            JobState::Failed | JobState::Timeout => ended_causes(job),
             JobState::Cancelled => {
                 let reason = job.cancel.as_ref().map(|cancel| cancel.reason.clone());
                 let message = match reason.filter(|reason| !reason.is_empty()) {
@@ -110,16 +127,12 @@ impl Engine {
                     .as_ref()
                     .map(|decision| decision.reason.clone());
                 let message = format!("policy denies it: {}", reason.unwrap_or_default());
-                vec![cause(
-                    "safety_denied",
-                    message,
-                    "change the job or the policy",
-                )]
+                vec![cause("denied", message, "change the job or the policy")]
             }
         }
     }
 
-    fn pending_causes(&self, job: &Job) -> Vec<Cause> {
+    fn pending_causes(&self, job: &Job, caller: Option<&Caller>) -> Vec<Cause> {
         if let Some(at) = job.judge_at {
             let why = job
                 .events
@@ -152,62 +165,40 @@ impl Engine {
                 remedy,
             )];
         }
-        let (mut suitable, mut busy, mut draining, mut free) = (0_u32, 0_u32, 0_u32, 0_u32);
-        let mut mismatches: BTreeMap<String, u32> = BTreeMap::new();
-        let mut sessions = Vec::new();
+        let mut standing = Standing::default();
+        let mut busy = HashSet::new();
         for (id, session) in workers {
-            let view = session.view(id);
-            if let Err(mismatch) = suits(&needs, &view) {
-                *mismatches.entry(mismatch.to_string()).or_default() += 1;
-                continue;
+            let answer = check(&needs, &session.view(id));
+            if answer.is_err_and(|mismatch| mismatch.is_busy()) {
+                busy.insert(id);
             }
-            suitable += 1;
-            match check(&needs, &view) {
-                Ok(()) => free += 1,
-                Err(mismatch) if mismatch.is_busy() => {
-                    busy += 1;
-                    sessions.push(id.clone());
-                }
-                Err(_) => draining += 1,
-            }
+            standing.count(answer);
         }
-        if suitable == 0 {
-            let why: Vec<String> = mismatches
-                .into_iter()
-                .map(|(text, count)| format!("{count} worker(s): {text}"))
-                .collect();
-            return vec![cause(
-                "no_worker_matches",
-                format!("no worker for {topic} suits the job: {}", why.join("; ")),
-                "start a worker that has what the job needs, or change the job",
-            )];
-        }
-        if free > 0 {
+        let Some((code, message)) = standing.obstacle() else {
+            let free = standing.free;
             return vec![cause(
                 "queued",
                 format!("{free} worker(s) have a free slot; it is about to be handed out"),
                 "nothing to do; it starts within a second unless jobs before it take the slots",
             )];
-        }
-        if busy == 0 {
-            return vec![cause(
-                "workers_draining",
-                format!("all {draining} suitable worker(s) are draining"),
-                "undrain one, or start another",
-            )];
-        }
-        let holders = state
-            .slots
-            .values()
-            .filter(|slot| sessions.contains(&slot.session) && slot.tenant == job.tenant)
-            .take(MAX_NAMED)
-            .map(|slot| slot.job_id.to_string())
-            .collect();
-        let message = format!("all {busy} suitable worker(s) are busy");
-        let remedy = "wait, start another worker, or give one more parallel slots";
+        };
+        let remedy = match code {
+            ALL_BUSY => "wait, start another worker, or give one more parallel slots",
+            NO_MATCH => "start a worker that has what the job needs, or change the job",
+            _ => "undrain one, or start another",
+        };
+        let holders = caller.map_or_else(Vec::new, |caller| {
+            state
+                .slots
+                .values()
+                .filter(|slot| busy.contains(&slot.session) && slot.is_visible(caller))
+                .take(MAX_NAMED)
+                .map(|slot| slot.job_id.to_string())
+                .collect()
+        });
         vec![Cause {
             holders,
-            ..cause("all_workers_busy", message, remedy)
+            ..cause(code, format!("for {topic}: {message}"), remedy)
         }]
     }
 
@@ -237,21 +228,13 @@ impl Engine {
                 "bring the worker back, or wait until the adoption window is over",
             ));
         }
-        let message = format!(
-            "attempt {} runs on worker {} since {}",
-            lease.slot.attempt,
-            lease.worker_id,
-            if job.state == JobState::Running {
-                "its start"
-            } else {
-                "it was handed out"
-            },
-        );
-        let code = match job.state {
-            JobState::Running => "running",
-            _ => "dispatched",
-        };
-        causes.push(cause(code, message, "").until(lease.timeout_at));
+        if job.state == JobState::Dispatched {
+            let message = format!(
+                "attempt {} was handed to worker {}, which has not said yet that it started",
+                lease.slot.attempt, lease.worker_id
+            );
+            causes.push(cause("dispatched", message, "").until(lease.timeout_at));
+        }
         causes
     }
 
@@ -259,19 +242,21 @@ impl Engine {
     fn ask_pools(&self, job: &Job) -> Vec<PoolDiagnosis> {
         let state = self.dispatcher().lock();
         let needs = keyspace::needs(job);
-        let mut pools: BTreeMap<PoolName, Vec<WorkerDiagnosis>> = BTreeMap::new();
+        let mut pools: BTreeMap<PoolName, (Standing, Vec<WorkerDiagnosis>)> = BTreeMap::new();
         for (id, session) in state.serving(&job.spec.topic) {
             // Workers that serve other tenants are none of the caller's business.
             if !session.serves.contains(&job.tenant) {
                 continue;
             }
             let answer = check(&needs, &session.view(id));
-            let workers = pools.entry(session.pool.clone()).or_default();
+            let (standing, workers) = pools.entry(session.pool.clone()).or_default();
+            standing.count(answer);
             if workers.len() < MAX_NAMED {
                 workers.push(WorkerDiagnosis {
                     worker_id: session.worker_id.clone(),
                     eligible: answer.is_ok(),
-                    reason: answer
+                    reason: answer.err().map_or("", |mismatch| mismatch.code()),
+                    message: answer
                         .err()
                         .map(|mismatch| mismatch.to_string())
                         .unwrap_or_default(),
@@ -281,16 +266,13 @@ impl Engine {
         drop(state);
         pools
             .into_iter()
-            .map(|(pool, workers)| {
-                let eligible = workers.iter().any(|worker| worker.eligible);
-                let reason = match workers.first() {
-                    Some(first) if !eligible => first.reason.clone(),
-                    Some(_) | None => String::new(),
-                };
+            .map(|(pool, (standing, workers))| {
+                let (reason, message) = standing.obstacle().unwrap_or_default();
                 PoolDiagnosis {
                     pool,
-                    eligible,
+                    eligible: standing.free > 0,
                     reason,
+                    message,
                     workers,
                 }
             })
@@ -378,38 +360,91 @@ fn scheduled_cause(job: &Job) -> Cause {
     }
 }
 
-/// Why a FAILED or TIMEOUT job ended.
-fn ended_cause(job: &Job) -> Cause {
+/// Why a FAILED or TIMEOUT job ended: the error that ended it, and why it was not tried again.
+fn ended_causes(job: &Job) -> Vec<Cause> {
     let Some(error) = &job.error else {
-        return cause("failed", "the job failed", "");
+        return vec![cause("failed", "the job failed", "")];
     };
     let max = job.spec.retry.max_attempts.max(1);
-    let (code, remedy) = match error.code.as_str() {
-        "schedule_timeout" => (
-            "schedule_timeout",
-            "start workers, or allow more time to start",
-        ),
-        "deadline_exceeded" => ("deadline_exceeded", "allow a later deadline"),
-        "timeout" => (
-            "timeout",
-            "allow a longer timeout, or make the work shorter",
-        ),
-        "worker_lost" => (
-            "worker_lost",
-            "find out why workers disappear; then run it again",
-        ),
-        _ if max > 1 && job.failures >= max => (
-            "max_attempts_exceeded",
-            "mend the worker's error; then run it again",
-        ),
-        _ => (
-            "worker_failed",
-            "mend the worker's error; then run it again",
-        ),
+    let remedy = match (error.source, error.code.as_str()) {
+        (ErrorSource::Platform, "schedule_timeout") => "start workers, or allow more time to start",
+        (ErrorSource::Platform, "deadline_exceeded") => "allow a later deadline",
+        (ErrorSource::Platform, "timeout") => "allow a longer timeout, or make the work shorter",
+        (ErrorSource::Platform, "worker_lost") => {
+            "find out why workers disappear; then run it again"
+        }
+        (ErrorSource::Platform | ErrorSource::Worker, _) => {
+            "mend the worker's error; then run it again"
+        }
     };
     let message = format!(
         "{}: {} (attempt {} of {max})",
         error.code, error.message, job.attempt
     );
-    cause(code, message, remedy)
+    let mut causes = vec![cause(error.code.clone(), message, remedy)];
+    if max > 1 && job.failures >= max {
+        let message = format!("{} of {max} attempts failed", job.failures);
+        let remedy = "allow more attempts if it is worth trying again";
+        causes.push(cause("max_attempts_exceeded", message, remedy));
+    }
+    causes
+}
+
+/// How the workers for a topic, or those of one pool, stand towards a job.
+#[derive(Debug, Default)]
+struct Standing {
+    free: u32,
+    busy: u32,
+    draining: u32,
+    /// Workers that do not suit, by why not.
+    mismatches: BTreeMap<String, u32>,
+}
+
+impl Standing {
+    fn count(&mut self, answer: std::result::Result<(), Mismatch<'_>>) {
+        match answer {
+            Ok(()) => self.free += 1,
+            Err(Mismatch::Full { .. }) => self.busy += 1,
+            Err(Mismatch::Draining) => self.draining += 1,
+            Err(
+                mismatch @ (Mismatch::TenantNotServed
+                | Mismatch::TopicNotServed { .. }
+                | Mismatch::CapabilityMissing { .. }
+                | Mismatch::LabelMismatch { .. }),
+            ) => *self.mismatches.entry(mismatch.to_string()).or_default() += 1,
+        }
+    }
+
+    /// Why none of them takes the job now, for programs and for people; `None` when one does.
+    fn obstacle(&self) -> Option<(&'static str, String)> {
+        let (busy, draining) = (self.busy, self.draining);
+        if self.free > 0 {
+            None
+        } else if busy > 0 {
+            Some((ALL_BUSY, format!("all {busy} suitable worker(s) are busy")))
+        } else if draining > 0 {
+            let message = format!("all {draining} suitable worker(s) are draining");
+            Some(("workers_draining", message))
+        } else {
+            let message = format!("no worker suits the job: {}", self.why_none_suits());
+            Some((NO_MATCH, message))
+        }
+    }
+
+    fn why_none_suits(&self) -> String {
+        let mut all: Vec<_> = self.mismatches.iter().collect();
+        // What keeps most workers out comes first.
+        all.sort_by_key(|(_, count)| std::cmp::Reverse(**count));
+        let mut parts: Vec<String> = all
+            .iter()
+            .take(MAX_MISMATCHES)
+            .map(|(text, count)| format!("{count} worker(s): {text}"))
+            .collect();
+        if let Some(more) = all.len().checked_sub(MAX_MISMATCHES)
+            && more > 0
+        {
+            parts.push(format!("and {more} more reasons"));
+        }
+        parts.join("; ")
+    }
 }

@@ -1,6 +1,6 @@
 //! Why a job does not run: the first cause is true, and removing it starts the job.
 
-use coretex_core::id::{JobId, WorkerId};
+use coretex_core::id::{JobId, PoolName, WorkerId};
 use coretex_core::job::{JobState, Priority};
 use coretex_core::retry::RetryPolicy;
 use coretex_engine::{FromWorker, Hello, JobFilter, PageRequest, Role, ToWorker};
@@ -124,6 +124,133 @@ async fn all_workers_busy() {
         }
         starts(&bench, &mut worker, &id).await;
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn holders_are_named_to_those_who_may_see_them() {
+    let bench = Bench::new().await;
+    let fleet = serving(&["acme", "other"]);
+    let mut worker = Worker::connect_as(&bench.engine, &fleet, hello("w", &["job.a"], 2)).await;
+    let (one, two) = (
+        caller("acme", "key:one", &[Role::Submitter]),
+        caller("acme", "key:two", &[Role::Submitter]),
+    );
+    let foreign = caller("other", "key:o", &[Role::Admin]);
+    let submit = async |caller| {
+        let made = bench.engine.submit_job(caller, request("job.a")).await;
+        made.unwrap().answer.job.id.clone()
+    };
+    let (held, _) = (submit(&one).await, submit(&foreign).await);
+    worker.assignments(2).await;
+    let (of_one, of_two) = (submit(&one).await, submit(&two).await);
+    for (caller, id, holders) in [
+        (&*ADMIN, &of_two, vec![held.to_string()]),
+        (&one, &of_one, vec![held.to_string()]),
+        (&two, &of_two, vec![]),
+    ] {
+        let diagnosis = bench.engine.diagnose_job(caller, id).await.unwrap();
+        let first = &diagnosis.causes[0];
+        assert_eq!(
+            (&*first.code, &first.holders),
+            ("all_workers_busy", &holders)
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn pools_and_workers_say_in_words_for_programs_why_not() {
+    let bench = Bench::new().await;
+    let join = |name: &str, pool: &str, gpu: bool| {
+        let mut hello = hello(name, &["job.a"], 1);
+        hello.pool = PoolName::parse(pool).unwrap();
+        if gpu {
+            hello.capabilities.insert("gpu".to_owned());
+        }
+        hello
+    };
+    let mut full = bench.connect(join("full", "p1", true)).await;
+    let drained = bench.connect(join("drained", "p2", true)).await;
+    let _plain = bench.connect(join("plain", "p3", false)).await;
+    drained.say(FromWorker::Drain).await;
+    let needs = with("job.a", |spec| {
+        spec.metadata.requires = vec!["gpu".to_owned()]
+    });
+    bench.submit(needs.clone()).await;
+    let attempt = full.assignment().await;
+    let id = bench.job_of(needs).await;
+    let said = async || {
+        let diagnosis = bench.engine.diagnose_job(&ADMIN, &id).await.unwrap();
+        let pools = diagnosis.pools.into_iter().map(|pool| {
+            let worker = &pool.workers[0];
+            assert_eq!(pool.eligible, pool.reason.is_empty());
+            assert_eq!(pool.eligible, pool.message.is_empty());
+            assert_eq!(worker.eligible, worker.reason.is_empty());
+            assert_eq!(worker.eligible, worker.message.is_empty());
+            (pool.reason, worker.reason)
+        });
+        pools.collect::<Vec<_>>()
+    };
+    assert_eq!(
+        said().await,
+        [
+            ("all_workers_busy", "full"),
+            ("workers_draining", "draining"),
+            ("no_worker_matches", "capability_missing")
+        ]
+    );
+    // A worker of another topic or tenant is not there at all.
+    let stranger = caller("other", "key:o", &[Role::Worker]);
+    Worker::connect_as(&bench.engine, &stranger, join("foreign", "p4", true)).await;
+    bench.connect(hello("elsewhere", &["job.b"], 1)).await;
+    assert_eq!(said().await.len(), 3);
+    assert!(full.succeed(&attempt).await);
+    // Handed out, it is no question of pools any more.
+    full.assignment().await;
+    assert_eq!(said().await, []);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pool_is_judged_by_all_its_workers() {
+    let bench = Bench::new().await;
+    let mut plain = Vec::new();
+    for number in 0..120 {
+        plain.push(
+            bench
+                .connect(hello(&format!("w{number}"), &["job.a"], 1))
+                .await,
+        );
+    }
+    let mut able = hello("able", &["job.a"], 1);
+    able.capabilities.insert("gpu".to_owned());
+    let mut able = bench.connect(able).await;
+    let needs = with("job.a", |spec| {
+        spec.metadata.requires = vec!["gpu".to_owned()]
+    });
+    bench.submit(needs.clone()).await;
+    able.assignment().await;
+    let id = bench.job_of(needs).await;
+    let diagnosis = bench.engine.diagnose_job(&ADMIN, &id).await.unwrap();
+    assert_eq!(diagnosis.pools[0].workers.len(), 100);
+    assert_eq!(diagnosis.pools[0].reason, "all_workers_busy");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_runs_has_no_cause() {
+    let bench = Bench::new().await;
+    let mut worker = bench.connect(hello("w", &["job.a"], 1)).await;
+    let id = bench.job_of(request("job.a")).await;
+    let attempt = worker.assignment().await;
+    assert_eq!(bench.cause(&id).await, "dispatched");
+    worker.started(&attempt).await;
+    pass(secs(1)).await;
+    let diagnosis = bench.engine.diagnose_job(&ADMIN, &id).await.unwrap();
+    assert_eq!(diagnosis.state, JobState::Running);
+    assert_eq!(diagnosis.causes, []);
+    let cancel = bench
+        .engine
+        .cancel_job(&ADMIN, &id, "enough".to_owned(), None, false);
+    cancel.await.unwrap();
+    assert_eq!(bench.cause(&id).await, "cancel_requested");
 }
 
 #[tokio::test(start_paused = true)]
@@ -304,15 +431,17 @@ async fn jobs_that_have_ended_say_how() {
     kernel.say(Answer::Deny);
     let denied = bench.job_of(request("job.b")).await;
     pass(secs(2)).await;
-    for (id, code, words) in [
-        (&retried, "max_attempts_exceeded", "boom"),
-        (&failed, "worker_failed", "boom"),
-        (&unstarted, "schedule_timeout", "schedule_timeout"),
-        (&cancelled, "cancelled", "not wanted"),
-        (&denied, "safety_denied", "the script says so"),
+    for (id, codes, words) in [
+        (&retried, vec!["boom", "max_attempts_exceeded"], "it broke"),
+        (&failed, vec!["boom"], "it broke"),
+        (&unstarted, vec!["schedule_timeout"], "no worker took"),
+        (&cancelled, vec!["cancelled"], "not wanted"),
+        (&denied, vec!["denied"], "the script says so"),
     ] {
         let diagnosis = bench.engine.diagnose_job(&ADMIN, id).await.unwrap();
-        assert_eq!(diagnosis.causes[0].code, code);
+        let found: Vec<_> = diagnosis.causes.iter().map(|cause| &*cause.code).collect();
+        assert_eq!(found, codes);
+        assert!(diagnosis.pools.is_empty());
         assert!(diagnosis.causes[0].message.contains(words), "{diagnosis:?}");
         assert_eq!(diagnosis.queue_position, 0);
     }

@@ -116,7 +116,7 @@ impl World {
             }
             let who = caller(&name.0, "key:x", &[Role::Admin]);
             let diagnosis = self.bench.engine.diagnose_job(&who, &name.1).await.unwrap();
-            let code = diagnosis.causes.first().map_or("", |cause| cause.code);
+            let code = diagnosis.causes.first().map_or("", |cause| &*cause.code);
             let impossible = job.spec.metadata.requires == ["none"];
             let fine = impossible && code == "no_worker_matches" && job.state == JobState::Pending;
             assert!(

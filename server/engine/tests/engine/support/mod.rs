@@ -232,9 +232,10 @@ impl Bench {
     }
 
     /// The first cause of the diagnosis.
-    pub(crate) async fn cause(&self, id: &JobId) -> &'static str {
+    pub(crate) async fn cause(&self, id: &JobId) -> String {
         let diagnosis = self.engine.diagnose_job(&admin(), id).await.unwrap();
-        diagnosis.causes.first().map_or("", |cause| cause.code)
+        let first = diagnosis.causes.first();
+        first.map_or_else(String::new, |cause| cause.code.to_string())
     }
 
     /// Writes a record behind the engine's back.
