@@ -18,7 +18,7 @@ use tokio::sync::mpsc;
 
 use crate::access::Caller;
 use crate::commits::Loaded;
-use crate::dispatch::state::SessionState;
+use crate::dispatch::state::session::SessionState;
 use crate::engine::Engine;
 use crate::keyspace::HeldEntry;
 use crate::types::{AttemptRef, FromWorker, Hello, SessionEnd, ToWorker, Welcome};

@@ -6,7 +6,7 @@ use coretex_core::id::{PoolName, SessionId, TenantId, WorkerId};
 use coretex_store::Range;
 
 use crate::access::Caller;
-use crate::dispatch::state::SessionState;
+use crate::dispatch::state::session::SessionState;
 use crate::engine::Engine;
 use crate::types::{PageRequest, PoolInfo, RunningAttempt, WorkerInfo};
 use crate::{Error, Noun, Result, keyspace};

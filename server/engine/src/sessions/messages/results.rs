@@ -1,0 +1,222 @@
+//! How attempts end: results and what is given back, each written before it is acknowledged.
+
+use std::time::Duration;
+
+use coretex_core::id::{LeaseId, SessionId, TenantId};
+use coretex_core::job::history::AttemptEnd;
+use coretex_core::job::transition::{Outcome, Refusal, Trigger, apply};
+use coretex_core::job::{Job, JobError, JobState};
+
+use super::Held;
+use crate::Error;
+use crate::commits::Loaded;
+use crate::engine::Engine;
+use crate::types::{AttemptRef, ToWorker};
+
+/// The end of an attempt, as its worker told it.
+#[derive(Debug)]
+pub(super) struct Report {
+    pub(super) attempt: AttemptRef,
+    pub(super) outcome: Outcome,
+    pub(super) execution_duration: Option<Duration>,
+    pub(super) artifact_ids: Vec<String>,
+}
+
+impl Engine {
+    /// A result. One of a slot of this session is written beside the others; anything else is
+    /// looked at in turn, so that a flood of it slows down only its sender.
+    pub(super) async fn reported(&self, session: &SessionId, serves: &[TenantId], report: Report) {
+        let attempt = &report.attempt;
+        match self.held_by(session, attempt) {
+            Held::Here(loaded) => {
+                let engine = self.clone();
+                let session = session.clone();
+                self.spawn_work(async move {
+                    engine.finish(&session, report, loaded).await;
+                });
+            }
+            Held::Elsewhere | Held::Unknown if serves.contains(&attempt.tenant) => {
+                self.finish(session, report, None).await;
+            }
+            Held::Elsewhere | Held::Unknown | Held::Wrong => {
+                let attempt = report.attempt;
+                let applied = false;
+                self.tell(session, ToWorker::ResultAck { attempt, applied });
+            }
+        }
+    }
+
+    /// Writes a result and acknowledges it. Until it is written, or surely never will be, nothing
+    /// is acknowledged and the worker keeps it.
+    async fn finish(&self, session: &SessionId, report: Report, start: Option<Loaded>) {
+        let Report {
+            attempt,
+            outcome,
+            execution_duration,
+            artifact_ids,
+        } = report;
+        let lease_id = attempt.lease_id;
+        let started_at = self.start_of(lease_id, execution_duration);
+        let fraction = self.ids().fraction();
+        let mut start = start;
+        for again in 0_u32.. {
+            let changed = self
+                .change(
+                    &attempt.tenant,
+                    &attempt.job_id,
+                    start.take(),
+                    |job, now| {
+                        if is_another(job, &attempt) {
+                            return Err(Refusal::NotCurrent);
+                        }
+                        let trigger = Trigger::Finished {
+                            lease_id,
+                            outcome: outcome.clone(),
+                            artifact_ids: artifact_ids.clone(),
+                            started_at,
+                            fraction,
+                        };
+                        apply(job, trigger, now)
+                    },
+                )
+                .await;
+            let applied = match changed {
+                Ok(Ok(changed)) => changed.applied,
+                // Sent again because the acknowledgement was lost.
+                Ok(Err((_, loaded))) => was_applied(&loaded.job, &attempt, &outcome),
+                Err(Error::NotFound { .. }) => {
+                    self.slot_of_nothing(session, lease_id);
+                    false
+                }
+                Err(error) => {
+                    tracing::warn!(%error, job_id = %attempt.job_id, "result not written yet");
+                    if !self.may_try_again(session, again).await {
+                        // The worker sends it again wherever it connects next.
+                        return;
+                    }
+                    continue;
+                }
+            };
+            self.tell(session, ToWorker::ResultAck { attempt, applied });
+            return;
+        }
+    }
+
+    /// When an attempt had started, as far as it is known and not written yet.
+    fn start_of(
+        &self,
+        lease: LeaseId,
+        execution: Option<Duration>,
+    ) -> Option<coretex_core::time::Timestamp> {
+        let state = self.dispatcher().lock();
+        let told = state.slots.get(&lease).and_then(|slot| slot.started_at);
+        drop(state);
+        told.or_else(|| execution.map(|duration| self.now() - duration))
+    }
+
+    /// Waits a moment before what a worker said is tried to be written again; false when the
+    /// session has ended meanwhile.
+    async fn may_try_again(&self, session: &SessionId, again: u32) -> bool {
+        let connected = || self.dispatcher().lock().sessions.contains_key(session);
+        if !connected() || self.is_draining() {
+            return false;
+        }
+        tokio::time::sleep(Duration::from_millis(50 << again.min(6))).await;
+        connected()
+    }
+
+    /// The job of a slot is not there any more.
+    fn slot_of_nothing(&self, session: &SessionId, lease: LeaseId) {
+        if self.dispatcher().lock().remove_slot_at(lease, session) {
+            self.dispatcher().wake();
+        }
+    }
+
+    pub(super) async fn rejected(&self, session: &SessionId, attempt: AttemptRef, reason: String) {
+        let Held::Here(loaded) = self.held_by(session, &attempt) else {
+            return;
+        };
+        let (engine, session) = (self.clone(), session.clone());
+        self.spawn_work(async move {
+            engine.take_back(&session, &attempt, &reason, loaded).await;
+        });
+    }
+
+    /// Takes an attempt back. One that had begun may have done something, so it has failed.
+    async fn take_back(
+        &self,
+        session: &SessionId,
+        attempt: &AttemptRef,
+        reason: &str,
+        loaded: Option<Loaded>,
+    ) {
+        let lease_id = attempt.lease_id;
+        let started_at = self.start_of(lease_id, None);
+        let fraction = self.ids().fraction();
+        let mut start = loaded;
+        for again in 0_u32.. {
+            let changed = self
+                .change(
+                    &attempt.tenant,
+                    &attempt.job_id,
+                    start.take(),
+                    |job, now| {
+                        let begun = started_at.is_some() || job.state == JobState::Running;
+                        let trigger = if begun && job.holds(lease_id) {
+                            let message = format!("given back after it had begun: {reason}");
+                            let error = JobError::platform("rejected", message);
+                            Trigger::Finished {
+                                lease_id,
+                                outcome: Outcome::Failed { error },
+                                artifact_ids: Vec::new(),
+                                started_at,
+                                fraction,
+                            }
+                        } else {
+                            Trigger::Returned {
+                                lease_id,
+                                reason: reason.to_owned(),
+                            }
+                        };
+                        apply(job, trigger, now)
+                    },
+                )
+                .await;
+            match changed {
+                Ok(_) => return,
+                Err(Error::NotFound { .. }) => {
+                    self.slot_of_nothing(session, lease_id);
+                    return;
+                }
+                Err(error) => {
+                    tracing::warn!(%error, job_id = %attempt.job_id, "job not given back yet");
+                    if !self.may_try_again(session, again).await {
+                        // The worker will not list it: it is given up with the session.
+                        return;
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Whether the lease belongs to another attempt of the job than the one that the worker names.
+fn is_another(job: &Job, named: &AttemptRef) -> bool {
+    job.attempts
+        .iter()
+        .any(|attempt| attempt.lease_id == named.lease_id && attempt.attempt != named.attempt)
+}
+
+/// Whether this very result of this attempt is what ended it.
+fn was_applied(job: &Job, named: &AttemptRef, outcome: &Outcome) -> bool {
+    let end = match outcome {
+        Outcome::Succeeded { .. } => AttemptEnd::Succeeded,
+        Outcome::Failed { .. } => AttemptEnd::Failed,
+        Outcome::Cancelled => AttemptEnd::Cancelled,
+    };
+    job.attempts.iter().any(|attempt| {
+        attempt.lease_id == named.lease_id
+            && attempt.attempt == named.attempt
+            && attempt.end == Some(end)
+    })
+}
