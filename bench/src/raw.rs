@@ -149,6 +149,7 @@ async fn record(jobs: usize) -> Result<(Vec<Batch>, Vec<Vec<Batch>>)> {
         labels: std::collections::BTreeMap::new(),
         max_parallel_jobs: 256,
         sdk: "bench".to_owned(),
+        protocol_version: 1,
         running: Vec::new(),
     };
     let mut session = engine.open_session(&caller(), hello).await?;

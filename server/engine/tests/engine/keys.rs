@@ -161,7 +161,11 @@ async fn keys_of_the_old_index_are_taken_over() {
     for (number, member) in (1..).zip(read.unwrap().value.remove(0)) {
         let id = &member[member.len() - 16..];
         let name = Bytes::from([b"key/", id].concat());
-        let record = bench.base.get(Shard::Sys, &[name.clone()]).await.unwrap();
+        let record = bench
+            .base
+            .get(Shard::Sys, std::slice::from_ref(&name))
+            .await
+            .unwrap();
         let record = record.value[0].clone().unwrap();
         let mut batch = Batch::new(Shard::Sys, CommitId(number));
         batch.replace(name, record.version, record.value);

@@ -101,7 +101,7 @@ impl World {
             .iter()
             .map(|job| ((job.tenant.to_string(), job.id.clone()), job))
             .collect();
-        let short = self.seed % 4 == 0;
+        let short = self.seed.is_multiple_of(4);
         for name in &self.accepted {
             assert!(
                 short || by_name.contains_key(name),

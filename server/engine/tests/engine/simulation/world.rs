@@ -35,9 +35,9 @@ impl World {
         let bench = Bench::with(Setup {
             seed,
             kernel: kernel.clone(),
-            resend: seed % 3 != 0,
+            resend: !seed.is_multiple_of(3),
             retention: Retention {
-                jobs: secs(if seed % 4 == 0 { 20 } else { 7_200 }),
+                jobs: secs(if seed.is_multiple_of(4) { 20 } else { 7_200 }),
                 ..Retention::default()
             },
             ..Setup::default()
@@ -66,6 +66,7 @@ impl World {
     }
 
     /// A line of the history, for who looks at one.
+    #[expect(clippy::print_stderr, reason = "for a person at a terminal")]
     pub(super) fn note(&self, what: std::fmt::Arguments<'_>) {
         if ONLY.is_some() {
             eprintln!("{} {what}", self.bench.now());
