@@ -250,3 +250,66 @@ fn with_certificates(mut connect: ConnectOptions, options: &NatsOptions) -> Conn
     }
     connect
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::Subscription;
+
+    type Outcome = Result<(), Box<dyn std::error::Error>>;
+
+    /// The numbers of subscriptions are counted here as the client counts them: what it says about
+    /// one by number must reach the right one.
+    #[tokio::test]
+    async fn a_message_that_the_client_loses_is_counted_where_it_belongs() -> Outcome {
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let address = listener.local_addr()?;
+        // The least that a server has to say, and the lines that subscribe.
+        let server = tokio::spawn(async move {
+            let (peer, _) = listener.accept().await?;
+            let (read, mut write) = peer.into_split();
+            write
+                .write_all(b"INFO {\"server_id\":\"x\",\"max_payload\":9}\r\n")
+                .await?;
+            let mut lines = BufReader::new(read).lines();
+            let mut seen = Vec::new();
+            while seen.len() < 3 {
+                let line = lines.next_line().await?.unwrap_or_default();
+                match line.split(' ').next() {
+                    Some("PING") => write.write_all(b"PONG\r\n").await?,
+                    Some("SUB") => seen.push(line),
+                    _ => {}
+                }
+            }
+            Ok::<_, std::io::Error>(seen)
+        });
+        let options = NatsOptions::new(&format!("nats://{address}"))?;
+        let link = Link::open(&options, &options.servers[0])
+            .await
+            .map_err(Refusal::into_reason)?;
+        assert_eq!(link.max_payload(), 9);
+        let (feed, subscription) = Subscription::channel(1);
+        let (other_feed, other) = Subscription::channel(1);
+        let first = link.subscribe("one", None, None).await?;
+        let second = link.subscribe("two", Some("g"), Some(&feed)).await?;
+        let third = link.subscribe("three", None, Some(&other_feed)).await?;
+        let sids = [&first, &second, &third].map(|flow| flow._listed.sid);
+        let [one, two, three] = sids;
+        assert_eq!(
+            server.await??,
+            [
+                format!("SUB one {one}"),
+                format!("SUB two g {two}"),
+                format!("SUB three {three}")
+            ]
+        );
+        link.watch.hear(Event::SlowConsumer(two));
+        assert_eq!((subscription.lagged(), other.lagged()), (1, 0));
+        drop((first, second, third));
+        assert!(link.watch.feeds.lock().is_empty());
+        Ok(())
+    }
+}

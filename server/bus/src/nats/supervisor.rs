@@ -11,8 +11,8 @@ use super::link::Link;
 use super::{NatsError, NatsOptions, Shared, State};
 use crate::dice::Dice;
 
-/// The first pause after a connection is lost. Not zero: a server that accepts and hangs up must not
-/// be called in a loop.
+/// The first pause after a connection is lost. Not zero: all replicas lose a server at the same
+/// moment.
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 
 /// Chooses servers and pauses.
@@ -20,7 +20,7 @@ pub(super) struct Caller {
     options: Arc<NatsOptions>,
     dice: Dice,
     next_server: usize,
-    /// Tries since the last connection.
+    /// Tries since the last connection that held.
     tries: u32,
 }
 
@@ -63,6 +63,14 @@ impl Caller {
         }
     }
 
+    /// Begins again with short pauses, unless the last connection did not last: a server that
+    /// accepts and hangs up must not be called in a loop.
+    fn lost_after(&mut self, lived: Duration) {
+        if lived >= self.options.max_backoff {
+            self.tries = 1;
+        }
+    }
+
     /// Pauses as long as the last tries suggest, and tries the next server.
     async fn call(&mut self) -> Result<Link, Refusal> {
         if self.tries > 0 {
@@ -87,10 +95,12 @@ impl Caller {
 /// Watches over the connection of a handle until the handle is closed.
 pub(super) async fn run(shared: Arc<Shared>, mut caller: Caller, mut link: Arc<Link>) {
     loop {
+        let up = Instant::now();
         tokio::select! {
             () = shared.stopped() => return,
             () = link.lost() => {}
         }
+        caller.lost_after(up.elapsed());
         let since = Instant::now();
         if !shared.replace(State::Down("connection lost".to_owned())) {
             return;
@@ -108,8 +118,6 @@ pub(super) async fn run(shared: Arc<Shared>, mut caller: Caller, mut link: Arc<L
 /// Opens the next connection and puts the subscriptions on it.
 async fn next(shared: &Shared, caller: &mut Caller) -> Arc<Link> {
     let mut told = String::new();
-    // The first try, too, comes after a pause: all replicas lose a server at the same moment.
-    caller.tries = 1;
     loop {
         let reason = match caller.call().await {
             Ok(link) => match shared.put_up(Arc::new(link)).await {
@@ -148,6 +156,18 @@ mod tests {
         assert!(one.iter().all(|pause| *pause <= Duration::from_secs(1)));
         assert!(one[38] >= Duration::from_millis(500));
         assert_ne!(one, pauses(2));
+        Ok(())
+    }
+
+    #[test]
+    fn only_a_connection_that_held_makes_pauses_short_again() -> Result<(), NatsError> {
+        let options = NatsOptions::new("nats://a")?.max_backoff(Duration::from_secs(1));
+        let mut caller = Caller::new(Arc::new(options));
+        caller.tries = 9;
+        caller.lost_after(Duration::from_millis(1));
+        assert!(caller.pause() >= Duration::from_millis(500));
+        caller.lost_after(Duration::from_secs(1));
+        assert!(caller.pause() <= FIRST_PAUSE);
         Ok(())
     }
 }

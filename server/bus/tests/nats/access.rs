@@ -3,8 +3,11 @@
 use std::fs;
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use coretex_bus::Bus;
 use coretex_bus::nats::{NatsBus, NatsError};
+use nkeys::KeyPair;
 
 use crate::server::{Server, connect, options, until};
 
@@ -55,7 +58,7 @@ async fn a_token_lets_in() {
 
 #[tokio::test]
 async fn a_seed_file_lets_in_and_a_foreign_one_does_not() {
-    let (known, foreign) = (nkeys::KeyPair::new_user(), nkeys::KeyPair::new_user());
+    let (known, foreign) = (KeyPair::new_user(), KeyPair::new_user());
     let config = format!(
         "authorization {{ users: [ {{ nkey: {} }} ] }}",
         known.public_key()
@@ -73,6 +76,74 @@ async fn a_seed_file_lets_in_and_a_foreign_one_does_not() {
     fs::write(&file, "SUNOSEED").expect("a file");
     let refused = NatsBus::connect(server.options().nkey_file(&file)).await;
     assert!(matches!(refused, Err(NatsError::Credentials { .. })));
+}
+
+/// What `issuer` says about `subject`, signed as NATS wants it.
+fn signed(issuer: &KeyPair, subject: &KeyPair, says: &str) -> String {
+    let head = URL_SAFE_NO_PAD.encode(r#"{"typ":"JWT","alg":"ed25519-nkey"}"#);
+    let claims = URL_SAFE_NO_PAD.encode(format!(
+        r#"{{"jti":"1","iat":1700000000,"iss":"{}","sub":"{}","name":"test","nats":{{"version":2,{says}}}}}"#,
+        issuer.public_key(),
+        subject.public_key(),
+    ));
+    let text = format!("{head}.{claims}");
+    let signature = issuer.sign(text.as_bytes()).expect("a signature");
+    format!("{text}.{}", URL_SAFE_NO_PAD.encode(signature))
+}
+
+#[tokio::test]
+async fn a_credentials_file_lets_in_and_is_read_again_for_every_connection() {
+    let (operator, account) = (KeyPair::new_operator(), KeyPair::new_account());
+    let config = format!(
+        "operator: \"{}\"\nresolver: MEMORY\nresolver_preload: {{ {}: \"{}\" }}\n",
+        signed(&operator, &operator, r#""type":"operator""#),
+        account.public_key(),
+        signed(
+            &operator,
+            &account,
+            r#""type":"account","limits":{"subs":-1,"data":-1,"payload":-1,"imports":-1,
+                "exports":-1,"wildcards":true,"conn":-1,"leaf":-1}"#,
+        ),
+    );
+    let Some(mut server) = Server::start(&config).await else {
+        return;
+    };
+    let user = KeyPair::new_user();
+    let jwt = signed(
+        &account,
+        &user,
+        r#""type":"user","pub":{},"sub":{},"subs":-1,"data":-1,"payload":-1"#,
+    );
+    let good = format!(
+        "-----BEGIN NATS USER JWT-----\n{jwt}\n------END NATS USER JWT------\n\n\
+         -----BEGIN USER NKEY SEED-----\n{}\n------END USER NKEY SEED------\n",
+        user.seed().expect("a seed"),
+    );
+    let stranger = KeyPair::new_user().seed().expect("a seed");
+    let wrong = good.replace(&user.seed().expect("a seed"), &stranger);
+    let file = server.folder().join("bus.creds");
+
+    fs::write(&file, &wrong).expect("a file");
+    match NatsBus::connect(server.options().credentials_file(&file)).await {
+        Err(error @ NatsError::Credentials { .. }) => {
+            assert!(!error.to_string().contains(&stranger), "{error}");
+        }
+        other => panic!("let in with a stranger's seed: {other:?}"),
+    }
+    fs::write(&file, &good).expect("a file");
+    let bus = connect(server.options().credentials_file(&file)).await;
+
+    fs::write(&file, "renewing").expect("a file");
+    server.restart(&config).await;
+    until("the loss", async || {
+        (!bus.healthy()).then_some(()).ok_or("connected".to_owned())
+    })
+    .await;
+    fs::write(&file, &good).expect("a file");
+    until("the connection", async || {
+        bus.healthy().then_some(()).ok_or("still away".to_owned())
+    })
+    .await;
 }
 
 #[tokio::test]
