@@ -5,7 +5,7 @@
 //! reconnect: what was on its way is lost with it, and [`supervisor`](super::supervisor) opens the
 //! next one.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -34,6 +34,9 @@ const CLIENT_QUEUE: usize = 65_536;
 const CLIENT_COMMANDS: usize = 2_048;
 /// How long a publish waits for a place among those commands.
 const PUBLISH_PATIENCE: Duration = Duration::from_millis(100);
+/// Different complaints of a server that are worth a warning each, on one connection. Whoever
+/// publishes where it must not is told for every message.
+const COMPLAINTS: usize = 20;
 /// The loss of a connection is told; this is how soon it is found out if the telling got lost.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 
@@ -44,6 +47,7 @@ struct Watch {
     noticed: Notify,
     /// Who loses a message when the client's own queue for a subscription overflows.
     feeds: Mutex<HashMap<u64, Feed>>,
+    complaints: Mutex<BTreeSet<String>>,
 }
 
 impl Watch {
@@ -58,7 +62,12 @@ impl Watch {
                     feed.add_lost(1);
                 }
             }
-            Event::ServerError(error) => tracing::warn!(%error, "nats server complains"),
+            Event::ServerError(error) => {
+                let mut complaints = self.complaints.lock();
+                if complaints.len() < COMPLAINTS && complaints.insert(error.to_string()) {
+                    tracing::warn!(%error, "nats server complains");
+                }
+            }
             Event::LameDuckMode => tracing::info!("nats server is about to stop"),
             Event::Connected | Event::Draining | Event::ClientError(_) => {}
         }

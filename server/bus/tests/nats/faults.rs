@@ -146,6 +146,33 @@ async fn a_server_that_takes_nothing_does_not_hold_publishers() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_waits_on_a_lost_connection_is_never_sent() {
+    let Some(mut server) = Server::start("").await else {
+        return;
+    };
+    let (here, there) = (
+        connect(server.options().seed(1)).await,
+        connect(server.options().seed(2)).await,
+    );
+    let mut own = there.subscribe("faults.a", None).await.expect("subscribed");
+    meet(&here, "before", &mut own).await;
+    server.pause();
+    let payload = bytes::Bytes::from(vec![b'l'; 64 * 1024]);
+    let mut taken = 0;
+    while here.publish("faults.a", payload.clone()).await.is_ok() {
+        taken += 1;
+    }
+    // More than a socket holds: the rest waits inside this process.
+    assert!(taken > 1_000, "{taken} taken");
+    healthy(&here, false).await;
+    server.restart("").await;
+    healthy(&here, true).await;
+    healthy(&there, true).await;
+    let before = meet(&here, "after", &mut own).await;
+    assert!(before.iter().all(|text| text == "before"), "late messages");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_flood_is_received_or_counted() {
     let Some(server) = Server::start("").await else {
         return;
