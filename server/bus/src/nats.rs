@@ -108,7 +108,8 @@ impl Shared {
 
 /// One member (one replica) of the bus that NATS servers make.
 ///
-/// Dropping it ends its subscriptions; [`Bus::drain`] before that lets them be read.
+/// Dropping it ends its subscriptions and may lose what was published a moment ago; [`Bus::drain`]
+/// before that lets them be read and sends it.
 ///
 /// ```no_run
 /// use coretex_bus::nats::{NatsBus, NatsOptions};

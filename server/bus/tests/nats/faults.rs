@@ -292,6 +292,34 @@ async fn a_drain_delivers_what_was_received_even_without_a_server() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_drain_sends_what_was_published() {
+    const COUNT: usize = 2_000;
+    let Some(server) = Server::start("").await else {
+        return;
+    };
+    let (here, there) = (
+        connect(server.options()).await,
+        connect(server.options()).await,
+    );
+    let mut far = there.subscribe("faults.*", None).await.expect("subscribed");
+    meet(&here, "before", &mut far).await;
+    for number in 0..COUNT {
+        let text = number.to_string();
+        here.publish("faults.b", text.into()).await.expect("sent");
+    }
+    here.drain(PATIENCE).await;
+    drop(here);
+    let mut number = 0;
+    while number < COUNT {
+        let text = next(&mut far).await;
+        if text != "before" {
+            assert_eq!(text, number.to_string());
+            number += 1;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_drain_keeps_to_its_grace_whatever_hangs() {
     let Some(server) = Server::start("").await else {
         return;
