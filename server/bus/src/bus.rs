@@ -8,6 +8,13 @@ use bytes::Bytes;
 
 use crate::{BusError, Subscription};
 
+/// Messages one subscription holds. A doorbell is answered within microseconds; thousands waiting
+/// mean that the reader is stuck, and then more memory would not help it.
+pub(crate) const QUEUE_CAPACITY: usize = 4_096;
+/// The largest payload of every engine, the same as the default of nats-server, so that what works
+/// on a single node also works on a cluster.
+pub(crate) const MAX_PAYLOAD: usize = 1024 * 1024;
+
 /// What an engine says about itself, for status pages and logs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BusInfo {
@@ -29,6 +36,10 @@ pub struct BusInfo {
 /// On a good day: a message reaches every subscription without a group and exactly one member of
 /// every group that matches, at most once each; messages that one handle publishes one after the
 /// other reach a subscription in that order.
+///
+/// On a bad day, when the connection of a network engine is away: publishes fail and nothing is
+/// kept to be sent later, subscriptions stay and hear again once it is back, and nothing tells them
+/// what they missed.
 #[async_trait]
 pub trait Bus: Send + Sync + Debug {
     /// Offers a message to whoever listens now. Never waits for a subscriber: one that is behind
@@ -44,7 +55,9 @@ pub trait Bus: Send + Sync + Debug {
     /// the messages they match: each goes to one of them. Dropping the subscription ends it.
     ///
     /// # Errors
-    /// [`BusError::InvalidSubject`], [`BusError::Closed`], [`BusError::Unavailable`].
+    /// [`BusError::InvalidSubject`] (also for a group name, see
+    /// [`check_group`](crate::subject::check_group)), [`BusError::Closed`],
+    /// [`BusError::Unavailable`].
     async fn subscribe(&self, subject: &str, group: Option<&str>)
     -> Result<Subscription, BusError>;
 

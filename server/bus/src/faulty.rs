@@ -8,6 +8,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use parking_lot::Mutex;
 
+use crate::dice::Dice;
 use crate::{Bus, BusError, BusInfo, Subscription};
 
 /// Messages held back, and messages on their way late. Above it they are lost instead, so that a long simulation with an
@@ -62,30 +63,6 @@ pub struct FaultCounts {
     pub reordered: u64,
 }
 
-/// SplitMix64: tiny, well mixed, and the same on every platform and version, which is what a seed
-/// in a bug report needs.
-#[derive(Debug)]
-struct Dice(u64);
-
-impl Dice {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        mixed ^ (mixed >> 31)
-    }
-
-    fn fraction(&mut self) -> f64 {
-        (self.next() >> 11) as f64 / (1_u64 << 53) as f64
-    }
-
-    fn strikes(&mut self, chance: f64) -> bool {
-        // Drawn even when the chance is 0: changing one fault must not shift the luck of others.
-        self.fraction() < chance
-    }
-}
-
 #[derive(Debug)]
 struct Held {
     id: u64,
@@ -136,7 +113,7 @@ impl Faulty {
             shared: Arc::new(Shared {
                 inner,
                 plan: Mutex::new(Plan {
-                    dice: Dice(seed),
+                    dice: Dice::new(seed),
                     faults,
                     counts: FaultCounts::default(),
                     down: false,

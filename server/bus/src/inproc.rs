@@ -10,15 +10,9 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use parking_lot::RwLock;
 
-use crate::subject::{check_pattern, check_subject, matches};
+use crate::bus::{MAX_PAYLOAD, QUEUE_CAPACITY};
+use crate::subject::{check_group, check_pattern, check_subject, matches};
 use crate::{Bus, BusError, BusInfo, Feed, Message, Subscription};
-
-/// Messages one subscription holds. A doorbell is answered within microseconds; thousands waiting
-/// mean that the reader is stuck, and then more memory would not help it.
-const QUEUE_CAPACITY: usize = 4_096;
-/// The largest payload, the same as the default of nats-server, so that what works on a single
-/// node also works on a cluster.
-const MAX_PAYLOAD: usize = 1024 * 1024;
 
 struct Entry {
     id: u64,
@@ -215,6 +209,7 @@ impl Bus for InProcBus {
         group: Option<&str>,
     ) -> Result<Subscription, BusError> {
         check_pattern(subject)?;
+        group.map_or(Ok(()), check_group)?;
         let (feed, subscription) = Subscription::channel(self.hub.capacity);
         let id = self.hub.next_id.fetch_add(1, Ordering::Relaxed);
         {

@@ -1,8 +1,9 @@
 //! The message bus: a doorbell, never the record.
 //!
 //! This crate holds the contract ([`Bus`]), the subjects the product rings ([`subject`]), the suite
-//! every engine passes ([`conformance`]), the in-process engine ([`InProcBus`]) and a decorator that
-//! breaks messages on purpose ([`Faulty`]). It knows nothing about jobs: payloads are bytes.
+//! every engine passes ([`conformance`]), the in-process engine ([`InProcBus`]), the engine on NATS
+//! servers ([`nats`]) and a decorator that breaks messages on purpose ([`Faulty`]). It knows nothing
+//! about jobs: payloads are bytes.
 //!
 //! # What may be relied on
 //! Delivery is best effort. A message may be lost, and in a network engine it may also come twice or
@@ -11,9 +12,11 @@
 
 mod bus;
 pub mod conformance;
+mod dice;
 mod error;
 mod faulty;
 mod inproc;
+pub mod nats;
 pub mod subject;
 mod subscription;
 

@@ -171,6 +171,24 @@ pub fn check_pattern(pattern: &str) -> Result<(), BusError> {
     Ok(())
 }
 
+/// Checks the name of a group.
+///
+/// # Errors
+/// [`BusError::InvalidSubject`]: empty, longer than 512 bytes, or a character outside printable
+/// ASCII (a network engine writes the name between spaces).
+pub fn check_group(group: &str) -> Result<(), BusError> {
+    if group.is_empty() || group.len() > MAX_SUBJECT_LEN {
+        return Err(invalid(group, "a group name has 1 to 512 bytes"));
+    }
+    if !group.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err(invalid(
+            group,
+            "a group name is printable ascii without spaces",
+        ));
+    }
+    Ok(())
+}
+
 /// Whether a valid pattern matches a valid subject.
 #[must_use]
 pub fn matches(pattern: &str, subject: &str) -> bool {
@@ -263,5 +281,9 @@ mod tests {
             assert_eq!(check_pattern(good), Ok(()), "{good:?}");
         }
         assert!(check_subject(&"a".repeat(MAX_SUBJECT_LEN + 1)).is_err());
+        assert_eq!(check_group("workers.1"), Ok(()));
+        for bad in ["", "a b", "a\r\nb", "ä"] {
+            assert!(check_group(bad).is_err(), "{bad:?}");
+        }
     }
 }

@@ -16,12 +16,12 @@ impl Factory for InProc {
     }
 }
 
-async fn plain() -> InProc {
-    InProc(InProcBus::new())
+async fn plain() -> Option<InProc> {
+    Some(InProc(InProcBus::new()))
 }
 
-async fn small() -> InProc {
-    InProc(InProcBus::with_capacity(2_048))
+async fn small() -> Option<InProc> {
+    Some(InProc(InProcBus::with_capacity(2_048)))
 }
 
 #[derive(Debug)]
@@ -34,8 +34,8 @@ impl Factory for Decorated {
     }
 }
 
-async fn decorated() -> Decorated {
-    Decorated(InProcBus::new())
+async fn decorated() -> Option<Decorated> {
+    Some(Decorated(InProcBus::new()))
 }
 
 coretex_bus::bus_conformance!(inproc, crate::plain);
