@@ -11,7 +11,7 @@ use coretex_engine::{
 use coretex_store::{Batch, CommitId, Order, Range, Shard, Store};
 use tokio::sync::mpsc;
 
-use crate::support::{Bench, Setup, Worker, admin, hello, jump, millis, pass, secs};
+use crate::support::{ADMIN, Bench, Setup, Worker, admin, hello, jump, millis, pass, secs};
 
 const DAY: Duration = secs(24 * 3_600);
 
@@ -27,7 +27,7 @@ fn new(roles: &[Role]) -> NewApiKey {
 }
 
 async fn make(bench: &Bench, new: NewApiKey) -> (ApiKey, String) {
-    let made = bench.engine.create_api_key(&admin(), new).await;
+    let made = bench.engine.create_api_key(&ADMIN, new).await;
     made.unwrap()
 }
 
@@ -36,7 +36,7 @@ async fn list(bench: &Bench, size: usize, inactive: bool) -> Vec<ApiKey> {
     let mut token = String::new();
     loop {
         let page = PageRequest { size, token };
-        let listed = bench.engine.list_api_keys(&admin(), page, inactive).await;
+        let listed = bench.engine.list_api_keys(&ADMIN, page, inactive).await;
         let (keys, next) = listed.unwrap();
         assert!(keys.len() <= size);
         found.extend(keys);
@@ -65,7 +65,7 @@ async fn keys_are_listed_newest_first_and_useless_ones_on_request() {
     }
     for number in [2, 5] {
         let id = &made[number].key_id;
-        bench.engine.revoke_api_key(&admin(), id).await.unwrap();
+        bench.engine.revoke_api_key(&ADMIN, id).await.unwrap();
     }
     pass(secs(60)).await;
     made.reverse();
@@ -100,7 +100,7 @@ async fn a_useless_key_is_forgotten_after_a_month() {
     let (revoked, _) = make(&bench, new(&[Role::Viewer])).await;
     bench
         .engine
-        .revoke_api_key(&admin(), &revoked.key_id)
+        .revoke_api_key(&ADMIN, &revoked.key_id)
         .await
         .unwrap();
     jump(29 * DAY).await;
@@ -108,7 +108,7 @@ async fn a_useless_key_is_forgotten_after_a_month() {
     jump(DAY + secs(3_600)).await;
     let left = list(&bench, 10, true).await;
     assert_eq!(left.len(), 2, "{left:?}");
-    let again = bench.engine.revoke_api_key(&admin(), &revoked.key_id).await;
+    let again = bench.engine.revoke_api_key(&ADMIN, &revoked.key_id).await;
     assert!(matches!(again, Err(Error::NotFound { .. })));
     jump(DAY + secs(3_600)).await;
     let left = list(&bench, 10, true).await;
@@ -225,10 +225,10 @@ async fn sessions_and_watches_end_with_the_key_that_opened_them() {
     let of_there = streams(&bench, &there_secret).await;
     let of_expiring = streams(&bench, &expiring).await;
 
-    let revoked = bench.engine.revoke_api_key(&admin(), &here.key_id).await;
+    let revoked = bench.engine.revoke_api_key(&ADMIN, &here.key_id).await;
     revoked.unwrap();
     end(of_here, millis(1)).await;
-    let revoked = elsewhere.revoke_api_key(&admin(), &there.key_id).await;
+    let revoked = elsewhere.revoke_api_key(&ADMIN, &there.key_id).await;
     revoked.unwrap();
     end(of_there, secs(10)).await;
     let mut of_expiring = of_expiring;

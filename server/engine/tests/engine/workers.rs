@@ -5,7 +5,7 @@ use coretex_engine::{
     Caller, Error, FromWorker, Hello, Noun, PageRequest, PoolInfo, Role, RunningAttempt, WorkerInfo,
 };
 
-use crate::support::{Bench, Worker, admin, caller, hello, pass, request, secs, serving};
+use crate::support::{ADMIN, Bench, Worker, admin, caller, hello, pass, request, secs, serving};
 
 fn everything() -> PageRequest {
     PageRequest {
@@ -13,8 +13,6 @@ fn everything() -> PageRequest {
         token: String::new(),
     }
 }
-
-static ADMIN: std::sync::LazyLock<Caller> = std::sync::LazyLock::new(admin);
 
 fn name(worker: &str) -> WorkerId {
     WorkerId::parse(worker).unwrap()
