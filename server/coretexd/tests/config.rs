@@ -260,7 +260,7 @@ fn values_out_of_bounds_are_named_with_their_origin() {
         (
             "CORETEX_LIMITS_MAX_PAYLOAD",
             "1537KiB",
-            "an answer may hold an input and an output",
+            "`limits.max_payload` must be from 1KiB to 1536KiB",
         ),
         (
             "CORETEX_TIMING_CANCEL_GRACE",
