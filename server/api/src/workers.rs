@@ -3,8 +3,7 @@
 mod session;
 
 use coretex_core::id::WorkerId;
-use coretex_core::job::JobState;
-use coretex_engine::{Caller, Engine, JobFilter, PageRequest, WorkerInfo};
+use coretex_engine::{Caller, Engine, WorkerInfo};
 use coretex_proto::v1;
 use coretex_proto::v1::worker_service_server::WorkerService;
 use tonic::{Request, Response, Status, Streaming, async_trait};
@@ -15,9 +14,6 @@ use crate::validate::{Fields, check};
 use crate::{convert, page};
 use session::Outbox;
 
-/// The most attempts of one worker that are shown.
-const MAX_RUNNING: usize = 1_000;
-
 /// The service over an engine.
 #[derive(Clone, Debug)]
 pub(crate) struct Workers {
@@ -27,27 +23,6 @@ pub(crate) struct Workers {
 impl Workers {
     pub(crate) const fn new(engine: Engine) -> Self {
         Self { engine }
-    }
-
-    /// What a worker runs of the caller's tenant.
-    async fn running(&self, caller: &Caller, id: &WorkerId) -> Outcome<Vec<v1::AttemptRef>> {
-        let filter = JobFilter {
-            states: vec![JobState::Dispatched, JobState::Running],
-            worker_id: Some(id.clone()),
-            ..JobFilter::default()
-        };
-        let page = PageRequest {
-            size: MAX_RUNNING,
-            token: String::new(),
-        };
-        let found = self.engine.list_jobs(caller, &filter, page, false).await?;
-        let running = found.jobs.iter().map(|answer| v1::AttemptRef {
-            tenant_id: answer.job.tenant.to_string(),
-            job_id: answer.job.id.to_string(),
-            attempt: convert::count(answer.job.attempt),
-            lease_id: String::new(),
-        });
-        Ok(running.collect())
     }
 }
 
@@ -79,11 +54,7 @@ impl Shown {
     }
 
     fn matches(&self, worker: &WorkerInfo) -> bool {
-        let state = if worker.draining {
-            v1::WorkerState::Draining
-        } else {
-            v1::WorkerState::Ready
-        };
+        let state = convert::worker::state(worker);
         let topic = |topic: &coretex_core::id::Topic| topic.as_str() == self.topic;
         (self.pool.is_empty() || self.pool == worker.pool.as_str())
             && (self.topic.is_empty() || worker.topics.iter().any(topic))
@@ -140,9 +111,13 @@ impl WorkerService for Workers {
         answer(request, |call, request| async move {
             let id = worker_id(&request.worker_id)?;
             let worker = self.engine.get_worker(&call.caller, &id).await?;
+            let running = self.engine.running_on(&call.caller, &worker).into_iter();
+            let tenant = &call.caller.tenant;
             Ok(v1::GetWorkerResponse {
                 worker: Some(convert::worker::write(worker)),
-                running: self.running(&call.caller, &id).await?,
+                running: running
+                    .map(|running| convert::worker::running(&running, tenant))
+                    .collect(),
             })
         })
         .await

@@ -148,8 +148,10 @@ impl Engine {
                 drained,
                 open: false,
                 sdk: hello.sdk.clone(),
+                protocol_version: hello.protocol_version,
+                principal_id: caller.principal_id.clone(),
                 connect_time: now,
-                heartbeat_time: now,
+                heard_time: now,
                 heard: self.tick(),
                 sender,
                 outbound: Arc::default(),
@@ -293,6 +295,7 @@ impl Engine {
             // Before the channel closes: who finds it closed asks why.
             let _ = session.end.set(why);
             let out = session.leases.len();
+            self.note_departure(id, &session);
             tracing::info!(worker_id = %session.worker_id, session = %id, ?why, out, "worker disconnected");
         }
     }

@@ -217,6 +217,8 @@ pub struct Hello {
     pub max_parallel_jobs: u32,
     /// For people: `name/version (language)`.
     pub sdk: String,
+    /// The version of the session protocol that it speaks.
+    pub protocol_version: u32,
     /// What it still runs.
     pub running: Vec<AttemptRef>,
 }
@@ -351,7 +353,7 @@ pub enum ToWorker {
     },
 }
 
-/// A connected worker.
+/// A worker that is connected, or whose attempts wait for it to come back.
 #[derive(Clone, Debug, PartialEq)]
 pub struct WorkerInfo {
     /// Its name.
@@ -362,6 +364,10 @@ pub struct WorkerInfo {
     pub replica_id: ReplicaId,
     /// Its tenant, by credential.
     pub tenant: TenantId,
+    /// Its credential; empty for callers of other tenants.
+    pub principal_id: String,
+    /// Tenants whose jobs it gets; callers of other tenants see only themselves.
+    pub tenants_served: Vec<TenantId>,
     /// Its pool.
     pub pool: PoolName,
     /// Topics it takes.
@@ -380,12 +386,25 @@ pub struct WorkerInfo {
     pub gpu_utilization: f64,
     /// Takes no more.
     pub draining: bool,
+    /// Whether its stream is open.
+    pub connected: bool,
     /// For people.
     pub sdk: String,
+    /// The version of the session protocol that it speaks.
+    pub protocol_version: u32,
     /// Connected since.
     pub connect_time: Timestamp,
-    /// Last heartbeat.
-    pub heartbeat_time: Timestamp,
+    /// Last sign of life.
+    pub heard_time: Timestamp,
+}
+
+/// What a worker runs, without the lease, which is the worker's secret.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct RunningAttempt {
+    /// The job.
+    pub job_id: JobId,
+    /// The attempt.
+    pub attempt: u32,
 }
 
 /// A pool of connected workers.
@@ -401,8 +420,10 @@ pub struct PoolInfo {
     pub capacity: u32,
     /// Slots in use.
     pub active: u32,
-    /// The caller's jobs that wait for these topics, counted to 10,000.
+    /// The caller's jobs that wait for these topics, counted to 10,000 each.
     pub waiting: u64,
+    /// Whether counting stopped early.
+    pub waiting_capped: bool,
 }
 
 /// How the server is.

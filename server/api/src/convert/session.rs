@@ -86,6 +86,8 @@ fn read_hello(fields: &mut Fields, hello: v1::WorkerHello, limits: &Limits) -> H
         labels: fields.labels("labels", hello.labels),
         max_parallel_jobs: max_parallel_jobs.max(1),
         sdk: worker::sdk(fields, hello.sdk),
+        // What is not spoken was refused; 0 means the first.
+        protocol_version: PROTOCOL_VERSION.unsigned_abs(),
         running,
     }
 }

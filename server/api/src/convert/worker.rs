@@ -1,13 +1,11 @@
 //! Workers and pools as callers see them.
 
-use coretex_engine::{PoolInfo, WorkerInfo};
+use coretex_core::id::TenantId;
+use coretex_engine::{PoolInfo, RunningAttempt, WorkerInfo};
 use coretex_proto::v1;
 
 use super::{count, time};
 use crate::validate::{Fields, MAX_NAME};
-
-/// Counting of waiting jobs stops here.
-const WAITING_CAP: u64 = 10_000;
 
 /// Reads the library of a worker as one text: `name/version (language)`.
 pub(crate) fn sdk(fields: &mut Fields, sdk: Option<v1::WorkerSdk>) -> String {
@@ -37,33 +35,48 @@ fn write_sdk(text: &str) -> Option<v1::WorkerSdk> {
     })
 }
 
+/// What the connection of a worker is good for.
+pub(crate) const fn state(worker: &WorkerInfo) -> v1::WorkerState {
+    match (worker.connected, worker.draining) {
+        (false, _) => v1::WorkerState::Disconnected,
+        (true, true) => v1::WorkerState::Draining,
+        (true, false) => v1::WorkerState::Ready,
+    }
+}
+
 /// Writes a worker.
 pub(crate) fn write(worker: WorkerInfo) -> v1::Worker {
-    let state = if worker.draining {
-        v1::WorkerState::Draining
-    } else {
-        v1::WorkerState::Ready
-    };
+    let served = worker.tenants_served.iter();
     v1::Worker {
+        state: state(&worker).into(),
         worker_id: worker.worker_id.to_string(),
         tenant_id: worker.tenant.to_string(),
         pool: worker.pool.to_string(),
-        state: state.into(),
         topics: worker.topics.iter().map(ToString::to_string).collect(),
         capabilities: worker.capabilities.into_iter().collect(),
         labels: worker.labels,
-        tenants_served: Vec::new(),
+        tenants_served: served.map(ToString::to_string).collect(),
         max_parallel_jobs: count(worker.max_parallel_jobs),
         active_jobs: count(worker.active_jobs),
         cpu_load: worker.cpu_load,
         gpu_utilization: worker.gpu_utilization,
         session_id: worker.session_id.to_string(),
         replica_id: worker.replica_id.to_string(),
-        principal_id: String::new(),
+        principal_id: worker.principal_id,
         sdk: write_sdk(&worker.sdk),
-        protocol_version: 1,
+        protocol_version: count(worker.protocol_version),
         connect_time: Some(time(worker.connect_time)),
-        last_heartbeat_time: Some(time(worker.heartbeat_time)),
+        last_heartbeat_time: Some(time(worker.heard_time)),
+    }
+}
+
+/// Writes an attempt that a worker has of a job of `tenant`.
+pub(crate) fn running(running: &RunningAttempt, tenant: &TenantId) -> v1::AttemptRef {
+    v1::AttemptRef {
+        tenant_id: tenant.to_string(),
+        job_id: running.job_id.to_string(),
+        attempt: count(running.attempt),
+        lease_id: String::new(),
     }
 }
 
@@ -80,7 +93,7 @@ pub(crate) fn pool(pool: &PoolInfo) -> v1::Pool {
         capacity: count(pool.capacity),
         active: count(pool.active),
         waiting: count(pool.waiting),
-        waiting_capped: pool.waiting >= WAITING_CAP,
+        waiting_capped: pool.waiting_capped,
         saturation: saturation.min(1.0),
         paused: false,
     }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::jobs::submit;
 use crate::support::{Harness, Worker, fields, hello, metadata, reason, submission};
 use coretex_proto::v1;
 use coretex_proto::v1::open_session_request::Message as Said;
@@ -258,6 +259,48 @@ async fn workers_and_pools_are_shown() {
     assert_eq!(pools.len(), 1);
     assert_eq!((pools[0].capacity, pools[0].active), (2, 1));
     assert_eq!(pools[0].saturation, 0.5);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_is_shown_with_its_credential_and_what_it_speaks() {
+    let harness = Harness::open().await;
+    let mut client = harness.workers();
+    let mut worker = Worker::connect(&harness, "job.x", 1).await;
+    submit(&harness, submission("job.x")).await;
+    let assignment = worker.assignment().await;
+    // However many jobs wait that are newer than what it runs.
+    let wait = (0..1_000).map(|_| submission("job.wait")).collect();
+    let batch = v1::SubmitJobsRequest { requests: wait };
+    for _ in 0..6 {
+        harness.jobs().submit_jobs(batch.clone()).await.unwrap();
+    }
+    let request = v1::GetWorkerRequest {
+        worker_id: "w".to_owned(),
+    };
+    let shown = client.get_worker(request.clone()).await.unwrap();
+    let shown = shown.into_inner();
+    let found = shown.worker.unwrap();
+    assert_eq!(found.principal_id, "dev");
+    assert_eq!(found.tenants_served, ["default"]);
+    assert_eq!(found.protocol_version, 1);
+    assert_eq!(shown.running.len(), 1);
+    assert_eq!(shown.running[0].tenant_id, "default");
+    assert_eq!(shown.running[0].attempt, 1);
+    assert_eq!(shown.running[0].job_id, assignment.job.unwrap().job_id);
+
+    // Its connection breaks.
+    drop(worker);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let shown = client.get_worker(request).await.unwrap().into_inner();
+    let state = shown.worker.unwrap().state();
+    assert_eq!(state, v1::WorkerState::Disconnected);
+    assert_eq!(shown.running.len(), 1);
+    let list = v1::ListWorkersRequest {
+        states: vec![v1::WorkerState::Disconnected.into()],
+        ..v1::ListWorkersRequest::default()
+    };
+    let list = client.list_workers(list).await.unwrap().into_inner();
+    assert_eq!(list.workers.len(), 1);
 }
 
 #[tokio::test(start_paused = true)]

@@ -17,7 +17,7 @@ use crate::access::Caller;
 use crate::commits::Loaded;
 use crate::keyspace::{self, HeldEntry};
 use crate::sessions::outbound::Outbound;
-use crate::types::{AttemptRef, SessionEnd, ToWorker};
+use crate::types::{AttemptRef, SessionEnd, ToWorker, WorkerInfo};
 
 /// A connected worker.
 #[derive(Debug)]
@@ -40,8 +40,11 @@ pub(crate) struct SessionState {
     /// Its welcome has been sent; before, it gets nothing.
     pub(crate) open: bool,
     pub(crate) sdk: String,
+    pub(crate) protocol_version: u32,
+    pub(crate) principal_id: String,
     pub(crate) connect_time: Timestamp,
-    pub(crate) heartbeat_time: Timestamp,
+    /// Its last sign of life, in store time and by this process's clock.
+    pub(crate) heard_time: Timestamp,
     pub(crate) heard: Tick,
     pub(crate) sender: mpsc::Sender<ToWorker>,
     /// The bytes of what waits in `sender` and behind it.
@@ -185,6 +188,9 @@ pub(crate) struct State {
     claiming: HashSet<(TenantId, JobId)>,
     /// Workers that an operator drained, by name, also while they are away.
     pub(crate) drained: HashSet<(TenantId, WorkerId)>,
+    /// Workers whose sessions ended with attempts out, as they were then: as long as those are lost
+    /// sessions.
+    pub(crate) departed: HashMap<SessionId, WorkerInfo>,
     lost: Vec<LostSession>,
     /// Attempts that were perhaps committed and surely not sent, and since when.
     unsent: HashMap<LeaseId, (HeldEntry, Tick)>,
@@ -278,6 +284,8 @@ impl State {
             }));
             entries.len() > before
         });
+        let waited_for: HashSet<_> = self.lost.iter().map(|lost| &lost.session).collect();
+        self.departed.retain(|id, _| waited_for.contains(id));
         entries
     }
 

@@ -55,13 +55,13 @@ impl Engine {
                 });
             };
             found.heard = tick;
+            found.heard_time = now;
             if let FromWorker::Heartbeat {
                 cpu_load,
                 gpu_utilization,
                 ..
             } = &message
             {
-                found.heartbeat_time = now;
                 found.cpu_load = percent(*cpu_load);
                 found.gpu_utilization = percent(*gpu_utilization);
             }

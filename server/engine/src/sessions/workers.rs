@@ -1,26 +1,31 @@
 //! Workers and pools as callers see them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
-use coretex_core::id::{PoolName, TenantId, WorkerId};
+use coretex_core::id::{PoolName, SessionId, TenantId, WorkerId};
 use coretex_store::Range;
 
 use crate::access::Caller;
 use crate::dispatch::state::SessionState;
 use crate::engine::Engine;
-use crate::types::{PageRequest, PoolInfo, WorkerInfo};
+use crate::types::{PageRequest, PoolInfo, RunningAttempt, WorkerInfo};
 use crate::{Error, Noun, Result, keyspace};
 
 /// Counting of waiting jobs stops here.
 pub(crate) const COUNT_CAP: u64 = 10_000;
 
+/// Attempts of one worker that are named at most.
+const MAX_RUNNING: usize = 1_000;
+
 impl Engine {
-    fn worker_info(&self, id: &coretex_core::id::SessionId, session: &SessionState) -> WorkerInfo {
+    fn worker_info(&self, id: &SessionId, session: &SessionState) -> WorkerInfo {
         WorkerInfo {
             worker_id: session.worker_id.clone(),
             session_id: id.clone(),
             replica_id: self.replica().clone(),
             tenant: session.tenant.clone(),
+            principal_id: session.principal_id.clone(),
+            tenants_served: session.serves.clone(),
             pool: session.pool.clone(),
             topics: session.topics.clone(),
             capabilities: session.capabilities.iter().cloned().collect(),
@@ -30,27 +35,71 @@ impl Engine {
             cpu_load: session.cpu_load,
             gpu_utilization: session.gpu_utilization,
             draining: session.leaving || session.drained,
+            connected: true,
             sdk: session.sdk.clone(),
+            protocol_version: session.protocol_version,
             connect_time: session.connect_time,
-            heartbeat_time: session.heartbeat_time,
+            heard_time: session.heard_time,
         }
     }
 
-    /// The connected workers of a tenant, by name; the newest connection of each name last.
-    fn workers_of(&self, tenant: &TenantId) -> Vec<WorkerInfo> {
+    /// Remembers a worker whose session has ended with attempts out.
+    pub(crate) fn note_departure(&self, id: &SessionId, session: &SessionState) {
+        if session.leases.is_empty() {
+            return;
+        }
+        let info = WorkerInfo {
+            connected: false,
+            ..self.worker_info(id, session)
+        };
+        let mut state = self.dispatcher().lock();
+        state.departed.insert(id.clone(), info);
+    }
+
+    /// The workers that belong to the caller's tenant or serve it, by name; the newest connection
+    /// of each name last.
+    fn workers_of(&self, caller: &Caller) -> Vec<WorkerInfo> {
+        let visible = |tenant: &TenantId, serves: &[TenantId]| {
+            *tenant == caller.tenant || serves.contains(&caller.tenant)
+        };
         let state = self.dispatcher().lock();
         let mut workers: Vec<WorkerInfo> = state
             .sessions
             .iter()
-            .filter(|(_, session)| session.tenant == *tenant)
+            .filter(|(_, session)| visible(&session.tenant, &session.serves))
             .map(|(id, session)| self.worker_info(id, session))
             .collect();
+        let mut out: HashMap<&SessionId, u32> = HashMap::new();
+        for slot in state.slots.values() {
+            if state.departed.contains_key(&slot.session) {
+                *out.entry(&slot.session).or_default() += 1;
+            }
+        }
+        for (id, active_jobs) in out {
+            // One without attempts has come back, or there is nothing left to come back for.
+            if let Some(gone) = state.departed.get(id)
+                && visible(&gone.tenant, &gone.tenants_served)
+            {
+                workers.push(WorkerInfo {
+                    active_jobs,
+                    ..gone.clone()
+                });
+            }
+        }
         drop(state);
+        for worker in &mut workers {
+            // Whom a shared worker serves beside the caller is none of the caller's business.
+            if worker.tenant != caller.tenant && !caller.system {
+                worker.principal_id.clear();
+                worker.tenants_served = vec![caller.tenant.clone()];
+            }
+        }
         workers.sort_by(|a, b| (&a.worker_id, &a.session_id).cmp(&(&b.worker_id, &b.session_id)));
         workers
     }
 
-    /// Lists the connected workers of the caller's tenant by name; the token names where to go on.
+    /// Lists the workers that belong to the caller's tenant or serve it, by name; the token names
+    /// where to go on.
     ///
     /// # Errors
     /// `PageTokenInvalid`.
@@ -60,46 +109,73 @@ impl Engine {
         page: PageRequest,
     ) -> Result<(Vec<WorkerInfo>, String)> {
         let name = |worker: &WorkerInfo| format!("{}/{}", worker.worker_id, worker.session_id);
-        paged(self.workers_of(&caller.tenant), &page, name)
+        paged(self.workers_of(caller), &page, name)
     }
 
-    /// Gets a connected worker by name.
+    /// Gets a worker by name: its newest connection, and of the caller's own tenant if there is one.
     ///
     /// # Errors
     /// `NotFound`.
     pub async fn get_worker(&self, caller: &Caller, id: &WorkerId) -> Result<WorkerInfo> {
-        self.workers_of(&caller.tenant)
+        self.workers_of(caller)
             .into_iter()
-            .rfind(|worker| worker.worker_id == *id)
+            .filter(|worker| worker.worker_id == *id)
+            .max_by_key(|worker| worker.tenant == caller.tenant)
             .ok_or_else(|| Error::NotFound {
                 noun: Noun::Worker,
                 id: id.to_string(),
             })
     }
 
-    /// Gives a worker no more jobs, also after it reconnects, until undone.
+    /// What a worker runs of the jobs that the caller sees, at most 1,000 attempts.
+    #[must_use]
+    pub fn running_on(&self, caller: &Caller, worker: &WorkerInfo) -> Vec<RunningAttempt> {
+        let state = self.dispatcher().lock();
+        let mut running: Vec<RunningAttempt> = state
+            .slots
+            .values()
+            .filter(|slot| slot.session == worker.session_id && slot.loaded.is_some())
+            .filter(|slot| slot.is_visible(caller))
+            .map(|slot| RunningAttempt {
+                job_id: slot.job_id.clone(),
+                attempt: slot.attempt,
+            })
+            .collect();
+        drop(state);
+        running.sort();
+        running.truncate(MAX_RUNNING);
+        running
+    }
+
+    /// Gives a worker of the caller's tenant no more jobs, also after it reconnects, until undone.
     ///
     /// # Errors
-    /// `NotFound`.
+    /// `NotFound`; `TenantNotAllowed` for one that only serves the caller's tenant.
     pub async fn drain_worker(
         &self,
         caller: &Caller,
         id: &WorkerId,
         undo: bool,
     ) -> Result<WorkerInfo> {
+        let found = self.get_worker(caller, id).await;
+        let tenant = match &found {
+            Ok(worker) if worker.tenant == caller.tenant || caller.system => worker.tenant.clone(),
+            Ok(_) => return Err(Error::TenantNotAllowed),
+            // One that is away is not drained any more when it comes back.
+            Err(_) if undo => caller.tenant.clone(),
+            Err(_) => return found,
+        };
         {
             let mut state = self.dispatcher().lock();
-            let mut found = false;
             for session in state.sessions.values_mut() {
-                if session.tenant == caller.tenant && session.worker_id == *id {
+                if session.tenant == tenant && session.worker_id == *id {
                     session.drained = !undo;
-                    found = true;
                 }
             }
-            let name = (caller.tenant.clone(), id.clone());
+            let name = (tenant, id.clone());
             if undo {
                 state.drained.remove(&name);
-            } else if found {
+            } else {
                 state.drained.insert(name);
             }
         }
@@ -107,7 +183,8 @@ impl Engine {
         self.get_worker(caller, id).await
     }
 
-    /// Lists the pools of the caller's connected workers by name.
+    /// Lists the pools of the connected workers that belong to the caller's tenant or serve it, by
+    /// name.
     ///
     /// # Errors
     /// `PageTokenInvalid`, `Unavailable`.
@@ -117,7 +194,10 @@ impl Engine {
         page: PageRequest,
     ) -> Result<(Vec<PoolInfo>, String)> {
         let mut pools: BTreeMap<PoolName, PoolInfo> = BTreeMap::new();
-        for worker in self.workers_of(&caller.tenant) {
+        for worker in self.workers_of(caller) {
+            if !worker.connected {
+                continue;
+            }
             let pool = pools
                 .entry(worker.pool.clone())
                 .or_insert_with(|| PoolInfo {
@@ -127,6 +207,7 @@ impl Engine {
                     capacity: 0,
                     active: 0,
                     waiting: 0,
+                    waiting_capped: false,
                 });
             pool.workers += 1;
             pool.capacity = pool.capacity.saturating_add(worker.max_parallel_jobs);
@@ -146,6 +227,7 @@ impl Engine {
                 let range = Range::prefix(keyspace::READY, &prefix);
                 let read = self.store().count(self.shard(), &range, COUNT_CAP).await?;
                 pool.waiting = pool.waiting.saturating_add(read.value);
+                pool.waiting_capped |= read.value >= COUNT_CAP;
             }
         }
         Ok((pools, next))

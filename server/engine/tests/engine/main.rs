@@ -30,3 +30,4 @@ mod simulation;
 mod slots;
 mod submit;
 mod watch;
+mod workers;

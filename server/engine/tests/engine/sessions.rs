@@ -150,7 +150,10 @@ async fn more_sessions_than_allowed_are_refused() {
         .engine
         .open_session(&admin(), hello("x", &["job.a"], 1))
         .await;
-    assert_eq!(refused.err(), Some(coretex_engine::Error::TooManyStreams { limit: 3 }));
+    assert_eq!(
+        refused.err(),
+        Some(coretex_engine::Error::TooManyStreams { limit: 3 })
+    );
     sessions.pop();
     bench.connect(hello("x", &["job.a"], 1)).await;
     bench.audit().await;

@@ -19,6 +19,7 @@ pub(crate) fn hello(worker: &str, topics: &[&str], slots: u32) -> Hello {
         labels: BTreeMap::new(),
         max_parallel_jobs: slots,
         sdk: "test".to_owned(),
+        protocol_version: 1,
         running: Vec::new(),
     }
 }

@@ -137,7 +137,10 @@ async fn watches_are_counted_and_their_places_come_back() {
     let refused = bench
         .engine
         .watch_jobs(&ADMIN, everything(), String::new(), false);
-    assert_eq!(refused.await.err(), Some(Error::TooManyStreams { limit: 2 }));
+    assert_eq!(
+        refused.await.err(),
+        Some(Error::TooManyStreams { limit: 2 })
+    );
     drop(first);
     pass(millis(10)).await;
     let third = watch(&bench, everything(), "").await;
