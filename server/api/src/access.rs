@@ -43,15 +43,13 @@ impl AccessService for Access {
         request: Request<v1::ListApiKeysRequest>,
     ) -> Result<Response<v1::ListApiKeysResponse>, Status> {
         answer(request, |call, request| async move {
-            let list = page::list_name(["api_keys", call.caller.tenant.as_str()]);
-            let page = check(|fields| {
-                if request.show_inactive {
-                    fields.not_available("show_inactive");
-                }
-                page::read(fields, request.page_size, request.page_token)
-            })?;
+            let inactive = request.show_inactive;
+            let shown = if inactive { "all" } else { "active" };
+            let list = page::list_name(["api_keys", call.caller.tenant.as_str(), shown]);
+            let page = check(|fields| page::read(fields, request.page_size, request.page_token))?;
             let page = page::unseal(page, list)?;
-            let (keys, next) = self.engine.list_api_keys(&call.caller, page).await?;
+            let keys = self.engine.list_api_keys(&call.caller, page, inactive);
+            let (keys, next) = keys.await?;
             Ok(v1::ListApiKeysResponse {
                 api_keys: keys.into_iter().map(convert::access::write).collect(),
                 next_page_token: page::seal(&next, list),

@@ -117,7 +117,7 @@ async fn revoke_lost(engine: &Engine) -> Result<(), StartError> {
         size: 10,
         token: String::new(),
     };
-    let (keys, more) = engine.list_api_keys(&owner, page).await?;
+    let (keys, more) = engine.list_api_keys(&owner, page, false).await?;
     if keys.len() == 1 && more.is_empty() {
         for key in keys.iter().filter(|key| key.last_used_time.is_none()) {
             tracing::warn!(key_id = %key.key_id, "the last start was cut short and lost its key");

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::access::KeyCache;
+use crate::access::streams::OpenWatches;
 use crate::commits::Loaded;
 use crate::dispatch::Dispatcher;
 use crate::kernel::Kernel;
@@ -146,6 +147,7 @@ struct Inner {
     waiters: Waiters,
     timers: Timers,
     keys: KeyCache,
+    open_watches: OpenWatches,
     /// Rings whenever this replica has appended to the log.
     log: watch::Sender<u64>,
     watches: Arc<tokio::sync::Semaphore>,
@@ -174,6 +176,7 @@ impl Engine {
                 waiters: Waiters::default(),
                 timers: Timers::default(),
                 keys: KeyCache::default(),
+                open_watches: OpenWatches::default(),
                 log: watch::Sender::new(0),
                 watches: Arc::new(tokio::sync::Semaphore::new(options.limits.max_watches)),
                 draining: AtomicBool::new(false),
@@ -184,6 +187,7 @@ impl Engine {
             }),
         };
         engine.ensure_policy_pointer().await?;
+        engine.adopt_old_keys().await?;
         engine.announce_replica().await?;
         engine.spawn("claims", Self::run_claims);
         engine.spawn("doorbells", Self::run_doorbells);
@@ -193,6 +197,7 @@ impl Engine {
         engine.spawn("lazy writes", Self::run_lazy_writes);
         engine.spawn("replicas", Self::run_replicas);
         engine.spawn("sweeper", Self::run_sweeper);
+        engine.spawn("credentials", Self::run_credentials);
         Ok(engine)
     }
 
@@ -299,6 +304,10 @@ impl Engine {
 
     pub(crate) fn key_cache(&self) -> &KeyCache {
         &self.inner.keys
+    }
+
+    pub(crate) fn open_watches(&self) -> &OpenWatches {
+        &self.inner.open_watches
     }
 
     pub(crate) fn watches(&self) -> &Arc<tokio::sync::Semaphore> {

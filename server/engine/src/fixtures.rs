@@ -19,6 +19,7 @@ use coretex_store::codec;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::access::keys::KEY_FORMAT;
 use crate::access::{ApiKey, Role};
 use crate::commits::{IDEMPOTENCY_FORMAT, IdempotencyRecord, JOB_FORMAT, LOG_FORMAT, LogEntry};
 
@@ -227,7 +228,13 @@ fn api_keys() {
         create_time: NOW,
         expire_time: Some(NOW + Duration::from_secs(60)),
         last_used_time: Some(NOW),
+        revoke_time: None,
         secret_hash: vec![9; 32],
     };
-    check("key", crate::access::KEY_FORMAT, &key);
+    check("key", KEY_FORMAT, &key);
+    let revoked = ApiKey {
+        revoke_time: Some(NOW + Duration::from_secs(30)),
+        ..key
+    };
+    check("key-revoked", KEY_FORMAT, &revoked);
 }

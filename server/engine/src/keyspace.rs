@@ -57,8 +57,35 @@ pub(crate) fn api_key(id: &str) -> Key {
     joined(b"key/", &[id.as_bytes()])
 }
 
-/// All API keys: `tenant id` (shard `sys`).
-pub(crate) const API_KEYS: Index = Index::from_static(b"keys");
+/// All API keys: `tenant time id` (shard `sys`).
+pub(crate) const API_KEYS: Index = Index::from_static(b"keys-by-time");
+
+/// All API keys as builds before kept them: `tenant id` (shard `sys`).
+pub(crate) const OLD_API_KEYS: Index = Index::from_static(b"keys");
+
+/// The part of the index of API keys that belongs to one tenant.
+pub(crate) fn api_key_prefix(tenant: &TenantId) -> Vec<u8> {
+    let mut prefix = tenant.as_bytes().to_vec();
+    prefix.push(SEPARATOR);
+    prefix
+}
+
+/// A member of the index of API keys.
+pub(crate) fn api_key_place(tenant: &TenantId, create_time: Timestamp, id: &str) -> Member {
+    let mut member = api_key_prefix(tenant);
+    member.extend_from_slice(&create_time.to_be_bytes());
+    member.extend_from_slice(id.as_bytes());
+    Member::from(member)
+}
+
+/// Parses [`api_key_place`].
+pub(crate) fn parse_api_key_place(member: &[u8]) -> Option<(TenantId, Timestamp, String)> {
+    let end = member.iter().position(|byte| *byte == SEPARATOR)?;
+    let tenant = TenantId::from_trusted(text(&member[..end])?);
+    let (time, id) = member[end + 1..].split_first_chunk::<8>()?;
+    let time = Timestamp::from_micros(u64::from_be_bytes(*time));
+    Some((tenant, time, text(id)?.to_owned()))
+}
 
 /// The lease of a replica (shard `sys`).
 pub(crate) fn replica(id: &ReplicaId) -> Key {

@@ -22,12 +22,16 @@ const BESIDE: u64 = 1_024;
 const IDLE: Duration = Duration::from_secs(1);
 /// How often the log is trimmed.
 const TRIM_EVERY: Duration = Duration::from_secs(10);
+/// How often it is looked for API keys that are of no use to anybody.
+const KEYS_EVERY: Duration = Duration::from_secs(3_600);
 
 impl Engine {
     /// Sweeps until the engine stops.
     pub(crate) async fn run_sweeper(self) {
         let mut trim = tokio::time::interval(TRIM_EVERY);
         trim.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut keys = tokio::time::interval(KEYS_EVERY);
+        keys.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let per_round = Duration::from_secs_f64(
             ROUND as f64 / f64::from(self.options().retention.deletes_per_second.max(1)),
         );
@@ -44,6 +48,11 @@ impl Engine {
                 () = tokio::time::sleep(pause) => {}
                 _ = trim.tick() => if let Err(error) = self.trim_log().await {
                     tracing::warn!(%error, "log not trimmed");
+                },
+                _ = keys.tick() => if self.owns_shard()
+                    && let Err(error) = self.sweep_keys().await
+                {
+                    tracing::warn!(%error, "api keys not swept");
                 },
             }
         }

@@ -303,6 +303,8 @@ pub enum SessionEnd {
     TooSlow,
     /// The worker has come back on another connection.
     Superseded,
+    /// The credential that opened it was revoked or has expired.
+    CredentialInvalid,
 }
 
 /// What the server says to a worker.

@@ -172,8 +172,8 @@ async fn a_key_that_was_revoked_or_has_expired_opens_nothing() {
         Some(ErrorReason::CredentialInvalid),
         "{error}"
     );
-    let error = admin.revoke_api_key(revoke).await.unwrap_err();
-    assert_eq!(error.reason(), Some(ErrorReason::ApiKeyNotFound), "{error}");
+    let again = admin.revoke_api_key(revoke).await.unwrap().api_key.unwrap();
+    assert!(again.revoke_time.is_some(), "{again:?}");
 
     let expire = std::time::SystemTime::now() + Duration::from_secs(1);
     let expiring = admin.create_api_key(CreateApiKeyRequest {

@@ -74,7 +74,7 @@ pub(crate) fn write(key: ApiKey) -> v1::ApiKey {
         create_time: Some(time(key.create_time)),
         expire_time: key.expire_time.map(time),
         last_used_time: key.last_used_time.map(time),
-        revoke_time: None,
+        revoke_time: key.revoke_time.map(time),
     }
 }
 

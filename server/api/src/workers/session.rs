@@ -185,6 +185,7 @@ fn why_ended(engine: &Engine, session: &Session) -> Problem {
         Some(SessionEnd::Silent) => Problem::HeartbeatMissed,
         Some(SessionEnd::Superseded) => Problem::SessionSuperseded,
         Some(SessionEnd::TooSlow) => Problem::WorkerTooSlow,
+        Some(SessionEnd::CredentialInvalid) => Error::CredentialInvalid.into(),
         // The worker's own doing, which is not told to it, or the end of the server.
         Some(SessionEnd::Left | SessionEnd::Cut) | None if engine.is_draining() => {
             Error::Draining.into()

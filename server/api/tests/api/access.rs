@@ -1,9 +1,10 @@
 //! Credentials and the status of the installation, through the services.
 
-use crate::support::{Harness, Served, fields, metadata, reason, submission};
+use crate::support::{Harness, Served, Worker, fields, hello, metadata, reason, submission};
 use coretex_engine::Role;
 use coretex_proto::v1;
 use coretex_proto::v1::access_service_client::AccessServiceClient;
+use coretex_proto::v1::open_session_response::Message as Told;
 use coretex_proto::v1::system_service_client::SystemServiceClient;
 use tonic::{Code, Request};
 
@@ -64,13 +65,58 @@ async fn a_key_lives_from_creation_to_revocation() {
     let revoke = v1::RevokeApiKeyRequest {
         key_id: key.key_id.clone(),
     };
-    client.revoke_api_key(with(&admin, revoke)).await.unwrap();
+    let mut times = Vec::new();
+    for _ in 0..2 {
+        let revoked = client.revoke_api_key(with(&admin, revoke.clone())).await;
+        let revoked = revoked.unwrap().into_inner().api_key.unwrap();
+        times.push(revoked.revoke_time.expect("it is revoked"));
+        tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+    }
+    assert_eq!(times[0], times[1], "revoked since the first time");
+    for (show_inactive, shown) in [(false, false), (true, true)] {
+        let list = v1::ListApiKeysRequest {
+            show_inactive,
+            ..v1::ListApiKeysRequest::default()
+        };
+        let listed = client.list_api_keys(with(&admin, list)).await.unwrap();
+        let listed = listed.into_inner().api_keys;
+        let found = listed.iter().find(|listed| listed.key_id == key.key_id);
+        assert_eq!(found.is_some(), shown);
+        assert_eq!(found.and_then(|key| key.revoke_time).is_some(), shown);
+    }
     let gone = client
         .who_am_i(with(&made.secret, v1::WhoAmIRequest {}))
         .await;
     let gone = gone.unwrap_err();
     assert_eq!(gone.code(), Code::Unauthenticated);
     assert_eq!(reason(&gone), "CREDENTIAL_INVALID");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_ends_with_its_key() {
+    let harness = Harness::closed().await;
+    let admin = harness.key("acme", &[Role::Admin]).await;
+    let mut client = client(&harness);
+    let made = client
+        .create_api_key(with(&admin, new_key(&["worker"])))
+        .await;
+    let made = made.unwrap().into_inner();
+    let (said, stream) = tokio::sync::mpsc::channel(16);
+    let stream = tokio_stream::wrappers::ReceiverStream::new(stream);
+    let opened = harness
+        .workers()
+        .open_session(with(&made.secret, stream))
+        .await;
+    let told = opened.unwrap().into_inner();
+    let mut worker = Worker { said, told };
+    worker.say(hello("job.x", 1)).await;
+    assert!(matches!(worker.hear().await, Ok(Some(Told::Welcome(_)))));
+    let key_id = made.api_key.unwrap().key_id;
+    let revoke = v1::RevokeApiKeyRequest { key_id };
+    client.revoke_api_key(with(&admin, revoke)).await.unwrap();
+    let ended = worker.hear().await.unwrap_err();
+    assert_eq!(ended.code(), Code::Unauthenticated);
+    assert_eq!(reason(&ended), "CREDENTIAL_INVALID");
 }
 
 #[tokio::test(start_paused = true)]
@@ -164,6 +210,16 @@ async fn keys_are_paged_by_tokens_of_their_own() {
         }
     }
     assert_eq!(seen.len(), 5);
+    // A token of the list with other keys in it is none of this one.
+    let page = |token: &str, show_inactive| v1::ListApiKeysRequest {
+        page_size: 2,
+        page_token: token.to_owned(),
+        show_inactive,
+    };
+    let first = client.list_api_keys(with(&admin, page("", false))).await;
+    let token = first.unwrap().into_inner().next_page_token;
+    let mixed = client.list_api_keys(with(&admin, page(&token, true))).await;
+    assert_eq!(reason(&mixed.unwrap_err()), "PAGE_TOKEN_INVALID");
     let junk = v1::ListApiKeysRequest {
         page_token: "junk".to_owned(),
         ..v1::ListApiKeysRequest::default()

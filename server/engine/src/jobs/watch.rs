@@ -64,7 +64,8 @@ impl Engine {
     ///
     /// # Errors
     /// `ResumeTokenInvalid`, `NotFound` for one job, `TooManyStreams`, `Unavailable`. In the
-    /// stream: `WatchTooSlow`, `ResumeTokenInvalid` when the log was trimmed past the reader.
+    /// stream: `WatchTooSlow`, `ResumeTokenInvalid` when the log was trimmed past the reader,
+    /// `CredentialInvalid` when the credential was revoked or has expired.
     pub async fn watch_jobs(
         &self,
         caller: &Caller,
@@ -108,12 +109,14 @@ impl Engine {
             full,
             sender,
         };
+        let opened = self.opened_by(&caller.principal_id);
         self.spawn_work(async move {
             let _permit = permit;
             let stop = watch.engine.stopping().clone();
             let ended = tokio::select! {
                 ended = watch.run(from) => ended,
                 () = stop.cancelled() => Err(Error::Draining),
+                () = opened.useless() => Err(Error::CredentialInvalid),
                 () = watch.sender.closed() => Ok(()),
             };
             if let (Err(error), Some(parting)) = (ended, parting) {

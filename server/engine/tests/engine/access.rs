@@ -100,7 +100,7 @@ async fn wrong_secrets_are_refused_and_leave_no_trace() {
     }
     let (keys, _) = bench
         .engine
-        .list_api_keys(&admin(), everything())
+        .list_api_keys(&admin(), everything(), false)
         .await
         .unwrap();
     assert!(
@@ -111,7 +111,7 @@ async fn wrong_secrets_are_refused_and_leave_no_trace() {
     pass(secs(1)).await;
     let (keys, _) = bench
         .engine
-        .list_api_keys(&admin(), everything())
+        .list_api_keys(&admin(), everything(), false)
         .await
         .unwrap();
     let used = keys
@@ -144,11 +144,10 @@ async fn a_revoked_key_is_refused_at_once_and_elsewhere_within_ten_seconds() {
             .await
             .is_err()
     );
-    bench
-        .engine
-        .revoke_api_key(&admin(), &key.key_id)
-        .await
-        .unwrap();
+    pass(secs(1)).await;
+    let revoked = bench.engine.revoke_api_key(&admin(), &key.key_id).await;
+    let revoked = revoked.unwrap();
+    assert_eq!(revoked.revoke_time, Some(bench.now()));
     assert_eq!(
         bench.engine.authenticate(&secret).await.err(),
         Some(Error::CredentialInvalid)
@@ -158,12 +157,14 @@ async fn a_revoked_key_is_refused_at_once_and_elsewhere_within_ten_seconds() {
         other.authenticate(&secret).await.err(),
         Some(Error::CredentialInvalid)
     );
+    // It stays revoked since the first time.
     let again = bench.engine.revoke_api_key(&admin(), &key.key_id).await;
-    assert!(matches!(again, Err(Error::NotFound { .. })));
-    // Nothing of it is left.
+    assert_eq!(again.unwrap().revoke_time, revoked.revoke_time);
+    let missing = bench.engine.revoke_api_key(&admin(), "nope").await;
+    assert!(matches!(missing, Err(Error::NotFound { .. })));
     let (keys, _) = bench
         .engine
-        .list_api_keys(&admin(), everything())
+        .list_api_keys(&admin(), everything(), false)
         .await
         .unwrap();
     assert!(keys.is_empty());
@@ -285,7 +286,11 @@ async fn keys_are_listed_by_pages_for_their_tenant_only() {
     let mut token = String::new();
     loop {
         let request = PageRequest { size: 4, token };
-        let (keys, next) = bench.engine.list_api_keys(&admin(), request).await.unwrap();
+        let (keys, next) = bench
+            .engine
+            .list_api_keys(&admin(), request, false)
+            .await
+            .unwrap();
         found.extend(keys.into_iter().map(|key| key.key_id));
         token = next;
         if token.is_empty() {
@@ -299,13 +304,13 @@ async fn keys_are_listed_by_pages_for_their_tenant_only() {
             size: 4,
             token: garbage.to_owned(),
         };
-        let refused = bench.engine.list_api_keys(&admin(), request).await;
+        let refused = bench.engine.list_api_keys(&admin(), request, false).await;
         assert_eq!(refused.err(), Some(Error::PageTokenInvalid), "{garbage:?}");
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_key_that_was_checked_is_remembered_for_ten_seconds() {
+async fn a_key_that_was_checked_is_remembered_for_a_while() {
     let bench = Bench::new().await;
     let (_, secret) = bench
         .engine

@@ -16,6 +16,7 @@ mod clocks;
 mod diagnose;
 mod faults;
 mod jobs;
+mod keys;
 mod leases;
 mod lists;
 mod losses;
