@@ -79,6 +79,9 @@ pub struct Constraints {
 pub struct JobDecision {
     /// When it was made.
     pub time: Timestamp,
+    /// The attempt that it was made for; 0 = for the acceptance. The job fills it in.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub attempt: u32,
     /// What was decided.
     pub decision: Decision,
     /// Why, for people.
@@ -101,4 +104,12 @@ pub struct JobDecision {
     /// For `Throttle`: not before this time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_at: Option<Timestamp>,
+}
+
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "the signature that serde asks for"
+)]
+const fn is_zero(number: &u32) -> bool {
+    *number == 0
 }

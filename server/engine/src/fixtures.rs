@@ -28,6 +28,7 @@ const NOW: Timestamp = Timestamp::from_micros(1_700_000_000_000_000);
 fn decision() -> JobDecision {
     JobDecision {
         time: NOW,
+        attempt: 0,
         decision: Decision::AllowWithConstraints,
         reason: "within limits".to_owned(),
         rule_id: "rule-1".to_owned(),
@@ -191,6 +192,15 @@ fn check<T: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug>(
 #[test]
 fn jobs() {
     check("job", JOB_FORMAT, &job());
+}
+
+#[test]
+fn decisions_about_later_attempts() {
+    let about_the_second = JobDecision {
+        attempt: 2,
+        ..decision()
+    };
+    check("decision", JOB_FORMAT, &about_the_second);
 }
 
 #[test]

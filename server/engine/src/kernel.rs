@@ -59,6 +59,7 @@ impl Kernel for AllowAll {
     fn judge(&self, facts: Facts<'_>) -> Result<JobDecision, KernelTrouble> {
         Ok(JobDecision {
             time: facts.now,
+            attempt: 0,
             decision: Decision::Allow,
             reason: String::new(),
             rule_id: String::new(),

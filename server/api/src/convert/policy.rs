@@ -17,7 +17,7 @@ pub(crate) fn decision(decision: &JobDecision, sequence: u32) -> v1::JobDecision
         remediations: decision.remediations.iter().map(remediation).collect(),
         sequence: count(sequence),
         decide_time: Some(time(decision.time)),
-        attempt: 0,
+        attempt: count(decision.attempt),
     }
 }
 

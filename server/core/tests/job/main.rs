@@ -4,5 +4,6 @@
 
 mod support;
 
+mod history;
 mod moves;
 mod random;

@@ -15,6 +15,7 @@ pub(crate) const NOW: Timestamp = Timestamp::from_micros(1_000_000_000);
 pub(crate) fn decision(decision: Decision, now: Timestamp) -> Box<JobDecision> {
     Box::new(JobDecision {
         time: now,
+        attempt: 0,
         decision,
         reason: "because".to_owned(),
         rule_id: "rule".to_owned(),
@@ -31,6 +32,10 @@ pub(crate) fn spec() -> JobSpec {
 }
 
 pub(crate) fn accepted(spec: JobSpec, what: Decision) -> Job {
+    accepted_with(spec, Verdict::Decided(decision(what, NOW)))
+}
+
+pub(crate) fn accepted_with(spec: JobSpec, verdict: Verdict) -> Job {
     let new = NewJob {
         id: JobId::parse("j1").unwrap(),
         tenant: TenantId::parse("acme").unwrap(),
@@ -42,7 +47,7 @@ pub(crate) fn accepted(spec: JobSpec, what: Decision) -> Job {
         rerun_of: None,
         input: None,
     };
-    accept(new, Verdict::Decided(decision(what, NOW)), NOW)
+    accept(new, verdict, NOW)
 }
 
 pub(crate) fn pending(spec: JobSpec) -> Job {

@@ -54,6 +54,7 @@ impl Replica {
         };
         let decision = JobDecision {
             time: now,
+            attempt: 0,
             decision: Decision::Allow,
             reason: String::new(),
             rule_id: String::new(),

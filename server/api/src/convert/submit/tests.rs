@@ -156,6 +156,7 @@ fn accepted(submit: SubmitJob) -> coretex_core::job::Job {
     };
     let decision = JobDecision {
         time: now,
+        attempt: 0,
         decision: Decision::Allow,
         reason: String::new(),
         rule_id: String::new(),

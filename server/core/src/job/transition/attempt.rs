@@ -27,7 +27,6 @@ impl Job {
         self.state = JobState::Dispatched;
         self.attempt = slot.attempt;
         self.progress = None;
-        self.start_time = None;
         self.attempts.push(AttemptRecord {
             attempt: slot.attempt,
             lease_id: slot.lease_id,

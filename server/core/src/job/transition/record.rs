@@ -45,11 +45,12 @@ impl Job {
         });
     }
 
-    /// A note about the attempt that is out.
+    /// A note about the attempt that is out; about none while a worker has nothing.
     pub(super) fn note(&self, reason: impl Into<String>) -> Note {
+        let lease = self.lease.as_ref();
         Note {
-            attempt: self.attempt,
-            worker_id: self.lease.as_ref().map(|lease| lease.worker_id.clone()),
+            attempt: lease.map_or(0, |lease| lease.slot.attempt),
+            worker_id: lease.map(|lease| lease.worker_id.clone()),
             principal_id: String::new(),
             reason: reason.into(),
         }

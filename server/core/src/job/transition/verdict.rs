@@ -134,7 +134,9 @@ pub fn accept(new: NewJob, verdict: Verdict, now: Timestamp) -> Job {
 
 impl Job {
     /// Takes the verdict as the one in force and moves to the state that it asks for.
-    fn follow(&mut self, decision: JobDecision, now: Timestamp) {
+    fn follow(&mut self, mut decision: JobDecision, now: Timestamp) {
+        // The first verdict is about the job; later ones are about its next attempt.
+        decision.attempt = self.decision.as_ref().map_or(0, |_| self.attempt + 1);
         self.judge_at = None;
         self.judge_failures = 0;
         let retry_at = decision.retry_at;

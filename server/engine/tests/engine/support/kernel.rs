@@ -69,6 +69,7 @@ impl Kernel for Script {
         };
         Ok(JobDecision {
             time: facts.now,
+            attempt: 0,
             decision,
             reason: "the script says so".to_owned(),
             rule_id: String::new(),
