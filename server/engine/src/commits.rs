@@ -408,13 +408,16 @@ fn log_entry(before: Option<&Job>, after: &Job) -> LogEntry {
         .skip(kept.saturating_sub(new))
         .cloned()
         .collect();
-    if events.is_empty() {
+    let progressed =
+        after.progress.is_some() && before.is_none_or(|job| job.progress != after.progress);
+    if events.is_empty() || progressed {
         // Progress is not kept in the history, but who watches wants to know.
+        let from = events.last().map(|event| event.to);
         events.push(JobEvent {
-            sequence: after.events.total(),
+            sequence: 0,
             time: after.update_time,
             kind: EventType::Progressed,
-            from: before.map(|job| job.state),
+            from: from.or(before.map(|job| job.state)),
             to: after.state,
             attempt: after.attempt,
             worker_id: after.lease.as_ref().map(|lease| lease.worker_id.clone()),

@@ -2,7 +2,7 @@
 
 use coretex_core::job::JobState;
 use coretex_core::job::history::EventType;
-use coretex_engine::{JobFilter, WatchItem, WatchTarget};
+use coretex_engine::{FromWorker, JobFilter, WatchItem, WatchTarget};
 
 use super::{Told, checkpoint, everything, told, watch};
 use crate::support::{ADMIN, Bench, hello, keyed, millis, pass, request, secs, topic, with};
@@ -158,4 +158,48 @@ async fn the_other_filters_hold_for_watches_too() {
             .any(|one| one.job == wanted && one.event.kind == EventType::Succeeded)
     );
     assert!(all.iter().all(|one| one.event.kind != EventType::Submitted));
+}
+
+#[tokio::test(start_paused = true)]
+async fn progress_is_told_with_the_start_and_afterwards() {
+    let bench = Bench::new().await;
+    let mut stream = watch(&bench, everything(), "").await;
+    checkpoint(&mut stream).await;
+    let mut worker = bench.connect(hello("w", &["job.a"], 1)).await;
+    bench.submit(request("job.a")).await;
+    let attempt = worker.assignment().await;
+    worker.started(&attempt).await;
+    for percent in [10, 20] {
+        let progress = FromWorker::Progress {
+            attempt: attempt.clone(),
+            percent,
+            message: String::new(),
+        };
+        worker.say(progress).await;
+        pass(secs(2)).await;
+    }
+    assert!(worker.succeed(&attempt).await);
+    let (all, _) = told(&mut stream).await;
+    let kinds: Vec<_> = all
+        .iter()
+        .map(|one| (one.event.kind, one.event.sequence))
+        .collect();
+    assert_eq!(
+        kinds,
+        [
+            (EventType::Submitted, 1),
+            (EventType::Dispatched, 2),
+            (EventType::Started, 3),
+            // Not kept, so they have no place.
+            (EventType::Progressed, 0),
+            (EventType::Progressed, 0),
+            (EventType::Succeeded, 4),
+        ]
+    );
+    for progressed in &all[3..5] {
+        let event = &progressed.event;
+        assert_eq!(event.from, Some(JobState::Running));
+        assert_eq!((event.to, event.attempt), (JobState::Running, 1));
+    }
+    bench.audit().await;
 }
