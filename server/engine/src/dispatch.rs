@@ -15,6 +15,7 @@ use coretex_core::job::Job;
 use coretex_core::job::transition::Trigger;
 use coretex_core::lease::{ASSIGNMENT_VALID, Tick, may_assign};
 use coretex_core::payload::Payload;
+use coretex_core::time::Timestamp;
 use coretex_store::CommitError;
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
@@ -162,7 +163,7 @@ impl Engine {
             job: whole,
             attempt,
             valid_for: ASSIGNMENT_VALID,
-            time_limit: lease.timeout_at.since(lease.dispatch_time),
+            time_limit: ends_by(&after.job, lease.timeout_at).since(lease.dispatch_time),
             weight: reservation.weight.clone(),
         };
         let told = fresh
@@ -278,4 +279,10 @@ impl Engine {
         }
         self.ring(coretex_bus::subject::ready(topic.as_str()));
     }
+}
+
+/// When an attempt that times out at `timeout_at` is over at the latest.
+fn ends_by(job: &Job, timeout_at: Timestamp) -> Timestamp {
+    job.deadline
+        .map_or(timeout_at, |deadline| deadline.min(timeout_at))
 }

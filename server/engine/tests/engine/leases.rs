@@ -451,3 +451,30 @@ async fn messages_after_the_end_of_a_session_are_refused() {
     assert!(matches!(answer, Err(Error::Protocol { .. })));
     bench.audit().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_is_told_how_long_it_has() {
+    let bench = Bench::new().await;
+    let submit = async |timeout, deadline| {
+        bench
+            .submit(with("job.a", |spec| {
+                spec.timeout = timeout;
+                spec.deadline_after = deadline;
+            }))
+            .await;
+    };
+    submit(secs(60), None).await;
+    submit(secs(60), Some(secs(100))).await;
+    submit(secs(60), Some(secs(30))).await;
+    pass(secs(10)).await;
+    let mut worker = bench.connect(hello("w", &["job.a"], 3)).await;
+    let mut limits = Vec::new();
+    for _ in 0..3 {
+        match worker.next().await {
+            ToWorker::Assignment { time_limit, .. } => limits.push(time_limit),
+            other => panic!("not an assignment: {other:?}"),
+        }
+    }
+    limits.sort();
+    assert_eq!(limits, [secs(20), secs(60), secs(60)]);
+}
