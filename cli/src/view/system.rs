@@ -68,11 +68,15 @@ fn status(answer: &GetStatusResponse, paint: Paint) -> String {
     }
     add(&mut text, !answer.replicas.is_empty(), grid);
 
-    let mut grid = Grid::new(paint, &["POOL", "WAITING"]);
+    let mut grid = Grid::new(paint, &["TOPIC", "WAITING", "POOL"]);
     for queue in &answer.queue_depths {
-        grid.row([queue.pool.clone(), at_least(queue.waiting, queue.capped)]);
+        let waiting = at_least(queue.waiting, queue.capped);
+        grid.row([queue.topic.clone(), waiting, queue.pool.clone()]);
     }
     add(&mut text, !answer.queue_depths.is_empty(), grid);
+    if answer.queue_depths_capped {
+        text.push_str("jobs may wait for more topics than these\n");
+    }
     text
 }
 

@@ -74,15 +74,28 @@ impl Engine {
         self.replicas().known.lock().clone()
     }
 
-    fn own_record(&self, lease: ReplicaLease) -> ReplicaRecord {
+    /// This replica as it is now; the others know it as it was at its last renewal.
+    pub(crate) fn own_info(&self) -> ReplicaInfo {
         let state = self.dispatcher().lock();
-        ReplicaRecord {
-            lease,
+        ReplicaInfo {
+            replica_id: self.replica().clone(),
             version: self.options().version.clone(),
             start_time: self.start_time(),
             draining: self.is_draining(),
             workers: u32::try_from(state.sessions.len()).unwrap_or(u32::MAX),
             active_jobs: u32::try_from(state.slots.len()).unwrap_or(u32::MAX),
+        }
+    }
+
+    fn own_record(&self, lease: ReplicaLease) -> ReplicaRecord {
+        let own = self.own_info();
+        ReplicaRecord {
+            lease,
+            version: own.version,
+            start_time: own.start_time,
+            draining: own.draining,
+            workers: own.workers,
+            active_jobs: own.active_jobs,
         }
     }
 

@@ -1,16 +1,17 @@
 //! How the server is.
 
-use coretex_core::id::Topic;
 use coretex_store::{Order, Pressure, Range, prefix_end};
 
 use crate::access::Caller;
 use crate::engine::Engine;
 use crate::sessions::workers::COUNT_CAP;
-use crate::types::SystemStatus;
+use crate::types::{QueueDepth, Queues, SystemStatus};
 use crate::{Result, keyspace};
 
 /// Queues that are named at most.
 const MAX_QUEUES: usize = 200;
+/// Queues that are looked at for that, those of other tenants included.
+const MAX_STEPS: usize = 2_000;
 
 impl Engine {
     /// How the server is; queue depths are those of the caller's tenant.
@@ -20,22 +21,27 @@ impl Engine {
     pub async fn status(&self, caller: &Caller) -> Result<SystemStatus> {
         let info = self.store().info();
         let usage = self.store().usage().await;
-        let problem = match (&usage, self.store().pressure()) {
-            (Err(error), _) => Some(error.to_string()),
-            (Ok(_), Pressure::ReadOnly) => Some("takes no writes".to_owned()),
-            (Ok(_), Pressure::High) => Some("nearly full: new jobs are refused".to_owned()),
-            (Ok(_), Pressure::Normal) => None,
+        let (mut problem, note) = match (&usage, self.store().pressure()) {
+            (Err(error), _) => (Some(error.to_string()), None),
+            (Ok(_), Pressure::ReadOnly) => (Some("takes no writes".to_owned()), None),
+            (Ok(_), Pressure::High) => {
+                let note = "nearly full: new jobs are refused".to_owned();
+                (None, Some(note))
+            }
+            (Ok(_), Pressure::Normal) => (None, None),
         };
-        let queues = if problem.is_none() {
-            self.queue_depths(caller).await?
+        let queues = if usage.is_ok() {
+            self.queue_depths(caller).await
         } else {
-            Vec::new()
+            Ok(Queues::default())
         };
-        let (workers, active_jobs) = {
-            let state = self.dispatcher().lock();
-            let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
-            (count(state.sessions.len()), count(state.slots.len()))
-        };
+        let queues = queues.unwrap_or_else(|error| {
+            problem.get_or_insert_with(|| error.to_string());
+            Queues::default()
+        });
+        let mut replicas = vec![self.own_info()];
+        let known = self.known_replicas().into_iter();
+        replicas.extend(known.filter(|other| other.replica_id != *self.replica()));
         Ok(SystemStatus {
             replica_id: self.replica().clone(),
             start_time: self.start_time(),
@@ -43,22 +49,21 @@ impl Engine {
             store_engine: info.engine,
             durability: info.durability,
             store_problem: problem,
+            store_note: note,
             usage: usage.unwrap_or_default(),
             bus_engine: self.bus().info().engine,
             bus_healthy: self.bus().healthy(),
-            draining: self.is_draining(),
-            workers,
-            active_jobs,
+            workers: replicas.iter().map(|replica| replica.workers).sum(),
             queues,
-            replicas: self.known_replicas(),
+            replicas,
         })
     }
 
     /// Waiting jobs of the caller's tenant by topic. Skips from queue to queue.
-    async fn queue_depths(&self, caller: &Caller) -> Result<Vec<(Topic, u64, bool)>> {
+    async fn queue_depths(&self, caller: &Caller) -> Result<Queues> {
         let mut depths = Vec::new();
         let mut start = Vec::new();
-        for _ in 0..MAX_QUEUES {
+        for _ in 0..MAX_STEPS {
             let range = Range {
                 index: keyspace::READY,
                 start: start.into(),
@@ -68,12 +73,14 @@ impl Engine {
                 .store()
                 .range(self.shard(), &[range], 1, Order::Ascending)
                 .await?;
-            let Some(member) = read.value.into_iter().flatten().next() else {
-                break;
+            let first = read.value.into_iter().flatten().next();
+            let Some((topic, _)) = first.and_then(|member| keyspace::parse_ready(&member)) else {
+                let capped = false;
+                return Ok(Queues { depths, capped });
             };
-            let Some((topic, _)) = keyspace::parse_ready(&member) else {
+            if depths.len() == MAX_QUEUES {
                 break;
-            };
+            }
             let queue = keyspace::queue_prefix(&topic);
             let tenant = [
                 queue.as_slice(),
@@ -81,19 +88,22 @@ impl Engine {
             ]
             .concat();
             let range = Range::prefix(keyspace::READY, &tenant);
-            let count = self
-                .store()
-                .count(self.shard(), &range, COUNT_CAP)
-                .await?
-                .value;
-            if count > 0 {
-                depths.push((topic, count, count >= COUNT_CAP));
+            let count = self.store().count(self.shard(), &range, COUNT_CAP).await?;
+            let waiting = count.value;
+            if waiting > 0 {
+                let capped = waiting >= COUNT_CAP;
+                depths.push(QueueDepth {
+                    topic,
+                    waiting,
+                    capped,
+                });
             }
             match prefix_end(&queue) {
                 Some(end) => start = end,
                 None => break,
             }
         }
-        Ok(depths)
+        let capped = true;
+        Ok(Queues { depths, capped })
     }
 }

@@ -441,24 +441,42 @@ pub struct SystemStatus {
     pub store_engine: &'static str,
     /// What survives what.
     pub durability: Durability,
-    /// Whether the store answers and takes writes; else why not.
+    /// Why the store does not answer or takes no writes; `None` = it does both.
     pub store_problem: Option<String>,
+    /// What is worth knowing of a store that works.
+    pub store_note: Option<String>,
     /// Bytes.
     pub usage: Usage,
     /// Bus engine name.
     pub bus_engine: &'static str,
     /// Whether the bus is connected.
     pub bus_healthy: bool,
-    /// Whether it is stopping.
-    pub draining: bool,
-    /// Connected workers.
+    /// Workers connected to any replica.
     pub workers: u32,
-    /// Unfinished assignments.
-    pub active_jobs: u32,
-    /// Waiting jobs by topic, counted to 10,000 each.
-    pub queues: Vec<(Topic, u64, bool)>,
-    /// Live replicas.
+    /// Waiting jobs of the caller's tenant.
+    pub queues: Queues,
+    /// Live replicas, this one first.
     pub replicas: Vec<ReplicaInfo>,
+}
+
+/// Waiting jobs by topic, which is what they queue for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Queues {
+    /// In the order of their topics.
+    pub depths: Vec<QueueDepth>,
+    /// Whether there may be more than these.
+    pub capped: bool,
+}
+
+/// The jobs that wait for one topic.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct QueueDepth {
+    /// The topic.
+    pub topic: Topic,
+    /// How many, counted to 10,000.
+    pub waiting: u64,
+    /// Whether counting stopped early.
+    pub capped: bool,
 }
 
 /// A live server process.

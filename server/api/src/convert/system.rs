@@ -1,34 +1,30 @@
 //! The installation and how it is doing.
 
-use std::collections::BTreeMap;
 use std::fmt::Debug;
 
-use coretex_engine::{PoolInfo, ReplicaInfo, SystemStatus};
+use coretex_engine::{PoolInfo, QueueDepth, Queues, ReplicaInfo, SystemStatus};
 use coretex_proto::v1;
 
 use super::{count, duration, time};
 
 /// Writes the status; `pools` say which queues are whose.
 pub(crate) fn write(status: &SystemStatus, pools: &[PoolInfo]) -> v1::GetStatusResponse {
-    let (this, others): (Vec<_>, Vec<_>) = status
-        .replicas
-        .iter()
-        .partition(|replica| replica.replica_id == status.replica_id);
-    let version = this.first().map(|replica| replica.version.clone());
     let ready = status.store_problem.is_none() && status.bus_healthy;
-    let replicas = this
-        .iter()
-        .map(|this| replica(this, ready))
+    let replicas = status.replicas.iter().map(|one| {
         // Others that keep their lease have a store; more is not known of them here.
-        .chain(others.iter().map(|other| replica(other, true)));
+        let healthy = ready || one.replica_id != status.replica_id;
+        replica(one, healthy)
+    });
+    let this = status.replicas.first();
     v1::GetStatusResponse {
-        version: version.unwrap_or_default(),
+        version: this.map(|this| this.version.clone()).unwrap_or_default(),
         uptime: Some(duration(status.now.since(status.start_time))),
         start_time: Some(time(status.start_time)),
         replicas: replicas.collect(),
         engines: engines(status),
         workers: count(status.workers),
-        queue_depths: queue_depths(status, pools),
+        queue_depths: queue_depths(&status.queues, pools),
+        queue_depths_capped: status.queues.capped,
         store_usage: Some(v1::StoreUsage {
             used_bytes: bytes(status.usage.bytes),
             limit_bytes: bytes(status.usage.capacity),
@@ -42,7 +38,11 @@ fn engines(status: &SystemStatus) -> Vec<v1::EngineStatus> {
         name: status.store_engine.to_owned(),
         durability: durability(&status.durability).into(),
         healthy: status.store_problem.is_none(),
-        message: status.store_problem.clone().unwrap_or_default(),
+        message: status
+            .store_problem
+            .clone()
+            .or_else(|| status.store_note.clone())
+            .unwrap_or_default(),
     };
     let bus = v1::EngineStatus {
         component: "bus".to_owned(),
@@ -64,30 +64,18 @@ fn durability(level: &impl Debug) -> v1::Durability {
     v1::Durability::from_str_name(&name).unwrap_or_default()
 }
 
-/// The jobs that wait, by pool. What no connected worker serves stands under an empty name.
-fn queue_depths(status: &SystemStatus, pools: &[PoolInfo]) -> Vec<v1::QueueDepth> {
-    let mut depths: BTreeMap<&str, (u64, bool)> = BTreeMap::new();
-    for (topic, waiting, capped) in &status.queues {
-        let mut add = |pool| {
-            let depth = depths.entry(pool).or_default();
-            depth.0 = depth.0.saturating_add(*waiting);
-            depth.1 |= capped;
-        };
-        let mut served = false;
-        for pool in pools.iter().filter(|pool| pool.topics.contains(topic)) {
-            add(pool.pool.as_str());
-            served = true;
+/// The jobs that wait, by topic, with the first pool that serves it.
+fn queue_depths(queues: &Queues, pools: &[PoolInfo]) -> Vec<v1::QueueDepth> {
+    let write = |queue: &QueueDepth| {
+        let pool = pools.iter().find(|pool| pool.topics.contains(&queue.topic));
+        v1::QueueDepth {
+            pool: pool.map(|pool| pool.pool.to_string()).unwrap_or_default(),
+            waiting: count(queue.waiting),
+            capped: queue.capped,
+            topic: queue.topic.to_string(),
         }
-        if !served {
-            add("");
-        }
-    }
-    let write = |(pool, (waiting, capped)): (&str, (u64, bool))| v1::QueueDepth {
-        pool: pool.to_owned(),
-        waiting: count(waiting),
-        capped,
     };
-    depths.into_iter().map(write).collect()
+    queues.depths.iter().map(write).collect()
 }
 
 fn replica(replica: &ReplicaInfo, healthy: bool) -> v1::ReplicaStatus {

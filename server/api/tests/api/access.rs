@@ -4,6 +4,7 @@ use crate::support::{Harness, Served, Worker, fields, hello, metadata, reason, s
 use coretex_engine::Role;
 use coretex_proto::v1;
 use coretex_proto::v1::access_service_client::AccessServiceClient;
+use coretex_proto::v1::open_session_request::Message as Said;
 use coretex_proto::v1::open_session_response::Message as Told;
 use coretex_proto::v1::system_service_client::SystemServiceClient;
 use tonic::{Code, Request};
@@ -231,11 +232,14 @@ async fn keys_are_paged_by_tokens_of_their_own() {
 #[tokio::test(start_paused = true)]
 async fn the_status_names_backends_and_queues() {
     let harness = Harness::open().await;
-    harness
-        .jobs()
-        .submit_job(submission("job.x"))
-        .await
-        .unwrap();
+    let choosy = v1::SubmitJobRequest {
+        metadata: Some(v1::JobMetadata {
+            requires: vec!["gpu".to_owned()],
+            ..v1::JobMetadata::default()
+        }),
+        ..submission("job.x")
+    };
+    harness.jobs().submit_job(choosy).await.unwrap();
     let mut client = SystemServiceClient::new(harness.service.clone());
     let status = client.get_status(v1::GetStatusRequest {}).await.unwrap();
     let status = status.into_inner();
@@ -250,15 +254,28 @@ async fn the_status_names_backends_and_queues() {
     assert!(status.engines.iter().all(|engine| engine.healthy));
     assert_eq!(status.replicas.len(), 1);
     assert!(status.replicas[0].ready);
-    // Nobody serves the topic yet.
-    assert_eq!(status.queue_depths.len(), 1);
-    assert_eq!(
-        (
-            status.queue_depths[0].pool.as_str(),
-            status.queue_depths[0].waiting
-        ),
-        ("", 1)
-    );
+    // Nobody serves the topic yet; then two pools do, and it is one queue still.
+    let queue = async |client: &mut SystemServiceClient<Served>| {
+        let status = client.get_status(v1::GetStatusRequest {}).await.unwrap();
+        let status = status.into_inner();
+        assert_eq!(status.queue_depths.len(), 1);
+        assert!(!status.queue_depths_capped);
+        let queue = &status.queue_depths[0];
+        assert_eq!((queue.topic.as_str(), queue.waiting), ("job.x", 1));
+        queue.pool.clone()
+    };
+    assert_eq!(queue(&mut client).await, "");
+    let mut workers = Vec::new();
+    for pool in ["p2", "p1"] {
+        let Said::Hello(mut other) = hello("job.x", 1) else {
+            unreachable!("is a hello");
+        };
+        other.pool = pool.to_owned();
+        let mut worker = Worker::open(&harness, Said::Hello(other)).await;
+        assert!(matches!(worker.hear().await, Ok(Some(Told::Welcome(_)))));
+        workers.push(worker);
+    }
+    assert_eq!(queue(&mut client).await, "p1");
 }
 
 #[tokio::test(start_paused = true)]

@@ -118,7 +118,9 @@ async fn workers_and_pools_are_paged_by_name() {
     assert_eq!(pools.iter().map(|pool| pool.active).sum::<u32>(), 18);
     assert!(pools.iter().all(|pool| pool.waiting == 12));
     let status = bench.engine.status(&ADMIN).await.unwrap();
-    assert_eq!((status.workers, status.active_jobs), (9, 18));
-    assert_eq!(status.queues, [(topic("job.a"), 12, false)]);
+    assert_eq!((status.workers, status.replicas[0].active_jobs), (9, 18));
+    let queues = &status.queues.depths;
+    assert_eq!((queues.len(), &queues[0].topic), (1, &topic("job.a")));
+    assert_eq!((queues[0].waiting, queues[0].capped), (12, false));
     bench.audit().await;
 }

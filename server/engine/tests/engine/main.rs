@@ -29,6 +29,7 @@ mod retention;
 mod sessions;
 mod simulation;
 mod slots;
+mod status;
 mod submit;
 mod watch;
 mod workers;

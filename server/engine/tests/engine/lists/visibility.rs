@@ -123,7 +123,15 @@ async fn tenants_never_see_each_other() {
             .0
             .is_empty()
     );
-    assert!(engine.status(&other).await.unwrap().queues.is_empty());
+    assert!(
+        engine
+            .status(&other)
+            .await
+            .unwrap()
+            .queues
+            .depths
+            .is_empty()
+    );
     assert!(
         !engine
             .list_workers(&ADMIN, everything)
@@ -132,5 +140,13 @@ async fn tenants_never_see_each_other() {
             .0
             .is_empty()
     );
-    assert!(!engine.status(&ADMIN).await.unwrap().queues.is_empty());
+    assert!(
+        !engine
+            .status(&ADMIN)
+            .await
+            .unwrap()
+            .queues
+            .depths
+            .is_empty()
+    );
 }
