@@ -55,7 +55,7 @@ pub(crate) enum Verb {
         /// Why, for people
         #[arg(long, value_name = "TEXT")]
         reason: Option<String>,
-        /// How long the worker has to stop by itself [default: 30s]
+        /// How long the worker has to stop by itself, at most 1h [default: 30s]
         #[arg(long, value_name = "DURATION", value_parser = value::duration)]
         grace: Option<Duration>,
         /// End the job at once and tell the worker afterwards

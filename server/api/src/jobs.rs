@@ -8,7 +8,7 @@ mod list;
 mod watch;
 
 use coretex_core::id::JobId;
-use coretex_engine::Engine;
+use coretex_engine::{Engine, MAX_CANCEL_GRACE};
 use coretex_proto::v1;
 use coretex_proto::v1::job_service_server::JobService;
 use tonic::{Request, Response, Status, async_trait};
@@ -19,7 +19,7 @@ use crate::convert::job::View;
 use crate::convert::query::{self, visible};
 use crate::convert::submit;
 use crate::problem::Result as Outcome;
-use crate::validate::{MAX_GRACE, MAX_TEXT, check};
+use crate::validate::{MAX_TEXT, check};
 use watch::Watch;
 
 /// The service over an engine.
@@ -157,7 +157,7 @@ impl JobService for Jobs {
             let (id, reason, grace) = check(|fields| {
                 let id = fields.job("job_id", &request.job_id);
                 let reason = fields.text("reason", request.reason, MAX_TEXT);
-                let range = std::time::Duration::ZERO..=MAX_GRACE;
+                let range = std::time::Duration::ZERO..=MAX_CANCEL_GRACE;
                 (id, reason, fields.duration("grace", request.grace, &range))
             })?;
             let cancelled = self

@@ -9,14 +9,13 @@ use std::time::Duration;
 
 use coretex_core::id::{IdError, JobId, MAX_ID_LEN, Topic, check_id};
 use coretex_core::time::Timestamp;
-use coretex_engine::{Error, Violation};
+use coretex_engine::{Error, MAX_LABELS, Violation};
 use coretex_proto::time::{duration_to_std, timestamp_to_micros};
 
 use crate::problem::{Problem, Result};
 use crate::status::{shorten, too_large};
 
-/// The most labels, and how long their parts may be.
-pub(crate) const MAX_LABELS: usize = 64;
+/// How long the parts of labels may be.
 pub(crate) const MAX_LABEL_KEY: usize = 128;
 pub(crate) const MAX_LABEL_VALUE: usize = 1024;
 /// Labels of jobs that only the server sets start with this.
@@ -31,8 +30,6 @@ pub(crate) const MAX_TEXT: usize = 4096;
 pub(crate) const MAX_REFERENCE: usize = 320;
 /// The longest any job may take, wait or be retained for by its own wish.
 pub(crate) const MAX_TIMEOUT: Duration = Duration::from_secs(366 * 24 * 3_600);
-/// The longest grace of a cancel.
-pub(crate) const MAX_GRACE: Duration = Duration::from_secs(24 * 3_600);
 /// The longest page and resume tokens.
 pub(crate) const MAX_TOKEN: usize = 1024;
 /// How much of a key of a map the path of a violation shows.

@@ -255,7 +255,17 @@ fn values_out_of_bounds_are_named_with_their_origin() {
         (
             "CORETEX_LIMITS_MAX_PAYLOAD",
             "4MiB",
-            "`limits.max_payload` must be from 1KiB to 3MiB",
+            "`limits.max_payload` must be from 1KiB to 1536KiB",
+        ),
+        (
+            "CORETEX_LIMITS_MAX_PAYLOAD",
+            "1537KiB",
+            "`limits.max_payload` must be from 1KiB to 1536KiB",
+        ),
+        (
+            "CORETEX_TIMING_CANCEL_GRACE",
+            "61m",
+            "`timing.cancel_grace` must be from 0s to 1h",
         ),
         (
             "CORETEX_LIMITS_MAX_SESSIONS",

@@ -25,10 +25,18 @@ use crate::timers::Timers;
 use crate::waiters::Waiters;
 use crate::{Error, Result};
 
+/// The longest grace of a cancel that a caller or the configuration may ask for. A job that should
+/// go on for longer is not one to cancel.
+pub const MAX_CANCEL_GRACE: Duration = Duration::from_secs(3_600);
+
+/// The most that [`Limits::max_payload_bytes`] may be: one answer holds the input and the output of
+/// a job with everything else about it, and stays below 3.5 MiB.
+pub const MAX_PAYLOAD_LIMIT: usize = 1_536 * 1024;
+
 /// Bounds on what callers may ask for and on what the engine holds in memory.
 #[derive(Clone, Debug)]
 pub struct Limits {
-    /// Largest payload in bytes; larger ones go as artifacts.
+    /// Largest payload in bytes, at most [`MAX_PAYLOAD_LIMIT`]; larger ones go as artifacts.
     pub max_payload_bytes: usize,
     /// Jobs of one tenant that may wait at once.
     pub max_waiting_jobs: u64,
@@ -89,7 +97,8 @@ pub struct Timing {
     pub heartbeat_interval: Duration,
     /// A session that is silent for this long is lost.
     pub session_silence: Duration,
-    /// How long a worker may take to stop after a cancel, unless the caller says otherwise.
+    /// How long a worker may take to stop after a cancel, unless the caller says otherwise; at most
+    /// [`MAX_CANCEL_GRACE`].
     pub cancel_grace: Duration,
     /// A job that ends sooner after its start is never written as RUNNING.
     pub lazy_start: Duration,

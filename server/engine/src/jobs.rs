@@ -19,16 +19,16 @@ use tokio::time::Instant;
 
 use crate::access::Caller;
 use crate::commits::{Extras, IdempotencyRecord, Loaded};
-use crate::engine::Engine;
+use crate::engine::{Engine, MAX_CANCEL_GRACE};
 use crate::kernel::Facts;
 use crate::keyspace::HeldEntry;
 use crate::types::{JobAnswer, JobEdits, SubmitJob, Submitted};
 use crate::{Error, Result, kernel, keyspace, telemetry};
 
+/// The most labels of a job.
+pub const MAX_LABELS: usize = 64;
 /// An idempotency key lives as long as its job, and at least this long.
 pub(crate) const IDEMPOTENCY_LIFE: Duration = Duration::from_secs(24 * 3_600);
-/// The longest grace of a cancel.
-const MAX_GRACE: Duration = Duration::from_secs(3_600);
 
 /// A submit, worked out.
 struct Intent {
@@ -377,7 +377,8 @@ impl Engine {
     /// Asks for a job to stop. Idempotent; an ended job is answered unchanged.
     ///
     /// # Errors
-    /// `NotFound`, `Unavailable`, `OutcomeUnknown`.
+    /// `Invalid` for a grace beyond [`MAX_CANCEL_GRACE`], `NotFound`, `Unavailable`,
+    /// `OutcomeUnknown`.
     pub async fn cancel_job(
         &self,
         caller: &Caller,
@@ -386,8 +387,12 @@ impl Engine {
         grace: Option<Duration>,
         force: bool,
     ) -> Result<JobAnswer> {
+        let grace = grace.unwrap_or(self.timing().cancel_grace);
+        if grace > MAX_CANCEL_GRACE {
+            let most = format!("must be at most {}s", MAX_CANCEL_GRACE.as_secs());
+            return Err(Error::invalid("grace", most));
+        }
         let known = self.visible(caller, id).await?;
-        let grace = grace.unwrap_or(self.timing().cancel_grace).min(MAX_GRACE);
         let changed = self
             .change(&caller.tenant, id, Some(known), |job, now| {
                 let trigger = Trigger::CancelRequested {
@@ -423,6 +428,10 @@ impl Engine {
         }
         let before = self.join_payloads(&before.job).await?;
         let (spec, input) = edited(&before, edits);
+        if spec.labels.len() > MAX_LABELS {
+            let rule = format!("would give the job more than {MAX_LABELS} labels");
+            return Err(Error::invalid("edits.add_labels", rule));
+        }
         self.check_submit(caller, &spec)?;
         // What was rerun is part of what was asked for.
         let fingerprint = fingerprint(Some(id), &spec, input.as_ref())?;

@@ -25,9 +25,12 @@ mod types;
 mod waiters;
 
 pub use access::{ApiKey, Caller, DEFAULT_TENANT, NewApiKey, Role, SYSTEM_TENANT, grants};
-pub use engine::{Engine, EngineOptions, Limits, Retention, Timing};
+pub use engine::{
+    Engine, EngineOptions, Limits, MAX_CANCEL_GRACE, MAX_PAYLOAD_LIMIT, Retention, Timing,
+};
 pub use error::{Error, Noun, Result, Violation};
 pub use filter::JobFilter;
+pub use jobs::MAX_LABELS;
 pub use kernel::{AllowAll, Facts, Kernel, KernelTrouble};
 pub use sessions::outbound::Weight;
 pub use sessions::{MAX_TOPICS, Session};

@@ -10,7 +10,7 @@ use std::time::Duration;
 use coretex_core::id::{LeaseId, PoolName, TenantId, WorkerId};
 use coretex_core::job::transition::Outcome;
 use coretex_core::job::{ErrorSource, Job, JobError};
-use coretex_engine::{AttemptRef, FromWorker, Hello, Limits, ToWorker, Welcome};
+use coretex_engine::{AttemptRef, FromWorker, Hello, Limits, MAX_LABELS, ToWorker, Welcome};
 use coretex_proto::v1;
 use coretex_proto::v1::open_session_request::Message as Request;
 use coretex_proto::v1::open_session_response::Message as Response;
@@ -19,7 +19,7 @@ use super::job::{self, View};
 use super::{count, duration, payload, policy, submit, time, worker};
 use crate::problem::{Problem, Result};
 use crate::status::shorten;
-use crate::validate::{Fields, MAX_LABELS, MAX_LIST, MAX_NAME, MAX_TEXT, MAX_TIMEOUT, check};
+use crate::validate::{Fields, MAX_LIST, MAX_NAME, MAX_TEXT, MAX_TIMEOUT, check};
 
 /// The code of an attempt whose output cannot be kept.
 const RESULT_INVALID: &str = "result_invalid";

@@ -1,8 +1,12 @@
 //! Jobs through the services: what is asked for, shown, paged, watched and ended.
 
-use crate::support::{Harness, Worker, fields, metadata, reason, submission};
-use coretex_engine::Role;
+use std::collections::BTreeMap;
+
+use crate::support::{Harness, Worker, fields, hello, metadata, reason, submission};
+use coretex_engine::{Limits, MAX_PAYLOAD_LIMIT, Role};
 use coretex_proto::v1;
+use coretex_proto::v1::open_session_request::Message as Said;
+use coretex_proto::v1::open_session_response::Message as Told;
 use coretex_proto::v1::submit_jobs_result::Outcome;
 use coretex_proto::v1::watch_jobs_request::Target;
 use prost::Message;
@@ -361,27 +365,121 @@ async fn counts_and_wrong_requests_of_every_rpc() {
     assert_eq!(fields(&refused), ["job_id"]);
 }
 
+/// As many texts as a list takes, each as long as may be.
+fn texts(length: usize) -> Vec<String> {
+    (0..64).map(|n| format!("{n:0length$}")).collect()
+}
+
+/// As many labels as there may be, each as long as may be.
+fn labels() -> BTreeMap<String, String> {
+    let keys = texts(128).into_iter();
+    keys.map(|key| (key, "v".repeat(1024))).collect()
+}
+
+/// A job of which everything is as large as it may be.
+fn largest(payload: &v1::Payload) -> v1::SubmitJobRequest {
+    let long = "x".repeat(256);
+    v1::SubmitJobRequest {
+        job_id: "j".repeat(128),
+        input: Some(payload.clone()),
+        idempotency_key: long.clone(),
+        labels: labels(),
+        metadata: Some(v1::JobMetadata {
+            capability: long.clone(),
+            risk_tags: texts(256),
+            requires: texts(256),
+            pack_id: long.clone(),
+            actor_id: long.clone(),
+            mcp: Some(v1::McpCall {
+                server: long.clone(),
+                tool: long.clone(),
+                resource: "x".repeat(1024),
+                action: long.clone(),
+            }),
+            ..v1::JobMetadata::default()
+        }),
+        placement: Some(v1::JobPlacement {
+            worker_labels: labels(),
+            ..v1::JobPlacement::default()
+        }),
+        memory_id: long.clone(),
+        parent_job_id: "p".repeat(320),
+        cap: Some(v1::CapAttributes {
+            env: labels(),
+            adapter_id: long,
+            context_hints: Some(v1::CapContextHints {
+                tags: texts(256),
+                ..v1::CapContextHints::default()
+            }),
+            step_index: 1,
+        }),
+        retry: Some(v1::RetryPolicy {
+            non_retryable_codes: texts(128),
+            ..v1::RetryPolicy::default()
+        }),
+        ..submission("job.x")
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn the_largest_payloads_fit_into_an_answer() {
-    let harness = Harness::open().await;
-    let mut worker = Worker::connect(&harness, "job.x", 1).await;
-    let largest = v1::Payload::from_bytes(vec![7; 1024 * 1024], "");
-    let request = v1::SubmitJobRequest {
-        input: Some(largest.clone()),
-        labels: (0..64)
-            .map(|n| (format!("{n:0128}"), "v".repeat(1024)))
-            .collect(),
-        ..submission("job.x")
+    let limits = Limits {
+        max_payload_bytes: MAX_PAYLOAD_LIMIT,
+        ..Limits::default()
     };
-    let job = submit(&harness, request).await;
+    let engine = crate::support::engine::engine_with(true, limits).await;
+    let harness = Harness::with(engine, |_| {});
+    let Said::Hello(mut able) = hello("job.x", 1) else {
+        unreachable!("is a hello");
+    };
+    able.labels = labels();
+    able.capabilities = texts(256);
+    let mut worker = Worker::open(&harness, Said::Hello(able)).await;
+    assert!(matches!(worker.hear().await, Ok(Some(Told::Welcome(_)))));
+    let payload = v1::Payload::from_bytes(vec![7; MAX_PAYLOAD_LIMIT], "t".repeat(256));
+    let job = submit(&harness, largest(&payload)).await;
     let assignment = worker.assignment().await;
     assert_eq!(
         assignment.job.as_ref().unwrap().input,
-        Some(largest.clone())
+        Some(payload.clone())
     );
-    worker.succeed(&assignment, largest.clone()).await;
+    assert!(assignment.encoded_len() <= CLIENT_LIMIT);
+    let result = v1::WorkerResult {
+        tenant_id: job.tenant_id.clone(),
+        job_id: job.job_id.clone(),
+        attempt: assignment.attempt,
+        lease_id: assignment.lease_id.clone(),
+        status: v1::JobState::Succeeded.into(),
+        output: Some(payload.clone()),
+        artifact_ids: texts(256),
+        ..v1::WorkerResult::default()
+    };
+    worker.say(Said::Result(Box::new(result))).await;
+    assert!(matches!(worker.hear().await, Ok(Some(Told::ResultAck(_)))));
     let found = harness.jobs().get_job(get(&job.job_id)).await.unwrap();
     let found = found.into_inner();
     assert!(found.encoded_len() <= RESPONSE_LIMIT && RESPONSE_LIMIT < CLIENT_LIMIT);
-    assert_eq!(found.job.unwrap().output, Some(largest));
+    let found = found.job.unwrap();
+    assert_eq!(found.artifact_ids.len(), 64);
+    assert_eq!(found.output, Some(payload));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_grace_has_one_bound() {
+    let harness = Harness::open().await;
+    let mut worker = Worker::connect(&harness, "job.x", 1).await;
+    let job = submit(&harness, submission("job.x")).await;
+    worker.assignment().await;
+    let cancel = |seconds| v1::CancelJobRequest {
+        job_id: job.job_id.clone(),
+        grace: Some(prost_types::Duration { seconds, nanos: 0 }),
+        ..v1::CancelJobRequest::default()
+    };
+    let refused = harness.jobs().cancel_job(cancel(3_601)).await.unwrap_err();
+    assert_eq!(fields(&refused), ["grace"]);
+    harness.jobs().cancel_job(cancel(3_600)).await.unwrap();
+    match worker.hear().await {
+        Ok(Some(Told::Cancel(told))) => assert_eq!(told.grace.unwrap().seconds, 3_600),
+        other => panic!("not a cancel: {other:?}"),
+    }
 }

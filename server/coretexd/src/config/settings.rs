@@ -272,8 +272,8 @@ pub static SETTINGS: &[Setting] = &[
         "CORETEX_LIMITS_MAX_PAYLOAD",
         None,
         limits.max_payload,
-        "Largest input or output of a job. Up to 3 MiB, because stock gRPC clients take no message \
-         over 4 MiB."
+        "Largest input or output of a job. Up to 1536KiB: an answer may hold both, and stock gRPC \
+         clients take no message over 4 MiB."
     ),
     setting!(
         "limits.max_waiting_jobs",

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use coretex_engine::{MAX_CANCEL_GRACE, MAX_PAYLOAD_LIMIT};
 use tracing_subscriber::EnvFilter;
 
 use super::error::Problem;
@@ -157,8 +158,13 @@ impl Checker<'_> {
 
     fn limits(&mut self, limits: &Limits) {
         let payload = limits.max_payload;
-        if payload < Size::bytes(1024) || payload > Size::mebibytes(3) {
-            self.wrong("limits.max_payload", "must be from 1KiB to 3MiB", None);
+        let most = Size::bytes(MAX_PAYLOAD_LIMIT as u64);
+        if payload < Size::bytes(1024) || payload > most {
+            self.wrong(
+                "limits.max_payload",
+                format!("must be from 1KiB to {most}"),
+                Some("an answer may hold an input and an output, and stays below 3.5MiB"),
+            );
         }
         let counts = [
             (
@@ -202,7 +208,12 @@ impl Checker<'_> {
             second,
             Duration::from_secs(600),
         );
-        self.within("timing.cancel_grace", cancel_grace, Duration::ZERO, hour);
+        self.within(
+            "timing.cancel_grace",
+            cancel_grace,
+            Duration::ZERO,
+            MAX_CANCEL_GRACE,
+        );
         self.within("timing.drain_timeout", drain_timeout, second, hour);
         if heartbeat_timeout < heartbeat_interval * 2 {
             self.wrong(

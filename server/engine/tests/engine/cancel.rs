@@ -4,13 +4,13 @@ use coretex_core::id::JobId;
 use coretex_core::job::history::EventType;
 use coretex_core::job::transition::Outcome;
 use coretex_core::job::{Job, JobState};
-use coretex_engine::{FromWorker, Role, ToWorker};
+use coretex_engine::{Error, FromWorker, MAX_CANCEL_GRACE, Role, ToWorker};
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::support::{
-    Answer, Bench, Script, Setup, admin, caller, failed, hello, is_no_job, millis, pass, request,
-    secs, succeeded, with,
+    ADMIN, Answer, Bench, Script, Setup, admin, caller, failed, hello, is_no_job, millis, pass,
+    request, secs, succeeded, with,
 };
 
 async fn cancel(bench: &Bench, id: &JobId, grace: Option<Duration>, force: bool) -> Arc<Job> {
@@ -289,4 +289,31 @@ async fn cancels_and_results_that_meet_leave_one_end() {
         let audit = bench.audit().await;
         assert!(audit.held.is_empty(), "seed {seed}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_grace_is_honoured_up_to_its_bound_and_refused_beyond() {
+    let bench = Bench::new().await;
+    let mut worker = bench.connect(hello("w", &["job.a"], 1)).await;
+    let id = bench
+        .job_of(with("job.a", |spec| spec.timeout = 2 * MAX_CANCEL_GRACE))
+        .await;
+    let attempt = worker.assignment().await;
+    worker.started(&attempt).await;
+    let beyond = Some(MAX_CANCEL_GRACE + millis(1));
+    let refused = bench
+        .engine
+        .cancel_job(&ADMIN, &id, String::new(), beyond, false);
+    assert!(matches!(refused.await, Err(Error::Invalid(_))));
+    pass(secs(1)).await;
+    assert_eq!(bench.state(&id).await, JobState::Running);
+    cancel(&bench, &id, Some(MAX_CANCEL_GRACE), false).await;
+    match worker.next().await {
+        ToWorker::Cancel { grace, .. } => assert_eq!(grace, MAX_CANCEL_GRACE),
+        other => panic!("not a cancel: {other:?}"),
+    }
+    worker.beat_for(MAX_CANCEL_GRACE - secs(1)).await;
+    assert_eq!(bench.state(&id).await, JobState::Running);
+    worker.beat_for(secs(2)).await;
+    assert_eq!(bench.state(&id).await, JobState::Cancelled);
 }

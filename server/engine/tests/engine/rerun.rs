@@ -1,9 +1,11 @@
 //! Running an ended job again.
 
+use std::collections::BTreeMap;
+
 use coretex_core::job::{JobState, Placement, Priority};
 use coretex_core::payload::Payload;
 use coretex_core::retry::RetryPolicy;
-use coretex_engine::{Error, JobEdits, Role};
+use coretex_engine::{Error, JobEdits, MAX_LABELS, Role};
 
 use crate::support::{
     ADMIN, Answer, Bench, Script, Setup, admin, caller, hello, is_no_job, request, secs, topic,
@@ -127,4 +129,40 @@ async fn only_an_ended_job_that_one_may_see_can_be_rerun() {
         assert!(is_no_job(&refused.await));
     }
     bench.audit().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn edits_do_not_add_labels_without_bound() {
+    let bench = Bench::new().await;
+    let labels = |range: std::ops::Range<usize>| -> BTreeMap<String, String> {
+        range.map(|n| (format!("l{n}"), String::new())).collect()
+    };
+    let old = bench
+        .job_of(with("job.a", |spec| {
+            spec.labels = labels(0..MAX_LABELS - 1)
+        }))
+        .await;
+    let cancelled = bench
+        .engine
+        .cancel_job(&ADMIN, &old, String::new(), None, false);
+    cancelled.await.unwrap();
+    let adding = |range| JobEdits {
+        add_labels: labels(range),
+        ..JobEdits::default()
+    };
+    let rerun = async |edits| {
+        let made = bench.engine.rerun_job(&ADMIN, &old, edits, String::new());
+        made.await.map(|made| made.answer.job.spec.labels.len())
+    };
+    assert_eq!(rerun(adding(0..64)).await, Ok(MAX_LABELS));
+    let refused = rerun(adding(63..65)).await;
+    let Err(Error::Invalid(violations)) = refused else {
+        panic!("not refused: {refused:?}");
+    };
+    assert_eq!(violations[0].field, "edits.add_labels");
+    let exchanged = JobEdits {
+        remove_labels: vec!["l0".to_owned()],
+        ..adding(63..65)
+    };
+    assert_eq!(rerun(exchanged).await, Ok(MAX_LABELS));
 }

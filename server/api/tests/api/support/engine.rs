@@ -51,6 +51,11 @@ impl IdGen for SeededIds {
 
 /// An engine of its own; `dev` lets everybody in.
 pub async fn engine(dev: bool) -> Engine {
+    engine_with(dev, Limits::default()).await
+}
+
+/// As [`engine`], with these limits.
+pub async fn engine_with(dev: bool, limits: Limits) -> Engine {
     let clock = Arc::new(VirtualClock {
         base: Timestamp::from_micros(1_700_000_000_000_000),
         origin: Instant::now(),
@@ -63,7 +68,7 @@ pub async fn engine(dev: bool) -> Engine {
         bus: Arc::new(InProcBus::new()),
         ids: SeededIds::new(7),
         kernel: Arc::new(AllowAll),
-        limits: Limits::default(),
+        limits,
         retention: Retention::default(),
         timing: Timing::default(),
         dev,
