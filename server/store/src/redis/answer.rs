@@ -39,12 +39,12 @@ pub(super) fn decode(commit: &Encoded, answer: Value) -> Answer {
         return refused(unknown("redis answered a commit with nonsense"));
     };
     let mut parts = parts.into_iter();
-    let code = number(parts.next());
+    let code = number(parts.next().as_ref());
     if code == Some(0) || code == Some(1) {
         return applied(commit, code == Some(1), parts)
             .unwrap_or_else(|| refused(unknown("redis answered a commit with nonsense")));
     }
-    let named = number(parts.next()).and_then(|number| {
+    let named = number(parts.next().as_ref()).and_then(|number| {
         let number = usize::try_from(number).ok()?;
         commit.name(number).cloned()
     });
@@ -57,7 +57,7 @@ pub(super) fn decode(commit: &Encoded, answer: Value) -> Answer {
         }),
         (Some(5), Some((_, key))) => CommitError::LimitReached(Limit::Bucket {
             key,
-            at: Timestamp::from_micros(number(parts.next()).unwrap_or(u64::MAX)),
+            at: Timestamp::from_micros(number(parts.next().as_ref()).unwrap_or(u64::MAX)),
         }),
         (Some(6), Some((kind, name))) => CommitError::DataLoss {
             what: match kind {
@@ -79,15 +79,15 @@ fn applied(
     resent: bool,
     mut parts: impl Iterator<Item = Value>,
 ) -> Option<Answer> {
-    let time = Timestamp::from_micros(number(parts.next())?);
-    let commits = number(parts.next())?;
+    let time = Timestamp::from_micros(number(parts.next().as_ref())?);
+    let commits = number(parts.next().as_ref())?;
     let last_log_id = if resent {
         None
     } else {
-        let last = number(parts.next())?;
+        let last = number(parts.next().as_ref())?;
         commit.appends.then_some(last)
     };
-    let versions: Vec<_> = parts.map_while(|part| number(Some(part))).collect();
+    let versions: Vec<_> = parts.map_while(|part| number(Some(&part))).collect();
     (versions.len() == commit.puts).then_some(Answer {
         commits: Some(commits),
         result: Ok(Committed {
@@ -99,9 +99,9 @@ fn applied(
     })
 }
 
-fn number(part: Option<Value>) -> Option<u64> {
+fn number(part: Option<&Value>) -> Option<u64> {
     match part {
-        Some(Value::Int(number)) => u64::try_from(number).ok(),
+        Some(Value::Int(number)) => u64::try_from(*number).ok(),
         _ => None,
     }
 }

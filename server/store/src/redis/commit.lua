@@ -183,9 +183,19 @@ for p = writes, stop, 3 do
   end
 end
 
--- From here on nothing fails. Appends come first in a program: an id that the log does not take is
--- refused by the first of them, before anything was written.
+-- From here on nothing fails but the first append, and appends come first in a program: a log that
+-- is further than its state says refuses the id before anything was written.
 local last = 0
+local function append(value)
+  local id = string.format('%.0f-0', next_id)
+  local done = redis.pcall('XADD', keys[2], id, 'e', value)
+  if type(done) == 'table' and done.err then
+    if last == 0 then return false end
+    error(done.err)
+  end
+  last, next_id = next_id, next_id + 1
+  return true
+end
 local versions = {}
 local upload
 a = operand
@@ -229,13 +239,11 @@ for p = writes, stop, 3 do
     call('ZREM', key, args[a])
     a = a + 1
   elseif op == 11 then
-    call('XADD', keys[2], string.format('%.0f-0', next_id), 'e', args[a])
-    last, next_id = next_id, next_id + 1
+    if not append(args[a]) then return {6, 2} end
     a = a + 1
   elseif op == 12 then
-    call('XADD', keys[2], string.format('%.0f-0', next_id), 'e', call('GET', upload))
+    if not append(call('GET', upload)) then return {6, 2} end
     call('DEL', upload)
-    last, next_id = next_id, next_id + 1
   else
     upload = key
     a = a + 1

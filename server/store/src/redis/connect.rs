@@ -136,7 +136,7 @@ impl Connector {
             .client
             .get_multiplexed_async_connection_with_config(&config)
             .await
-            .map_err(refused)?;
+            .map_err(|error| refused(&error))?;
         let mut connection = Connection { inner, generation };
         let facts = self.look(&mut connection).await?;
         Ok((connection, facts))
@@ -145,7 +145,10 @@ impl Connector {
     /// Checks who answers, and whether the store is where it was.
     async fn look(&self, connection: &mut Connection) -> Result<Facts, ConnectError> {
         let question = self.question();
-        let answers = connection.send(&question.commands).await.map_err(refused)?;
+        let answers = connection
+            .send(&question.commands)
+            .await
+            .map_err(|error| refused(&error))?;
         let report = question.report(answers)?;
         if !report.facts.is_master() {
             return Err(ConnectError::Unreachable(
@@ -186,7 +189,10 @@ impl Connector {
             let mut commands = Pipeline::new();
             commands.add_command(creation(&expected));
             // Fails on a server that takes no writes now, which others will notice.
-            connection.send(&commands).await.map_err(refused)?;
+            connection
+                .send(&commands)
+                .await
+                .map_err(|error| refused(&error))?;
             return Ok(Some(expected.id));
         };
         match Identity::decode(&found) {
@@ -244,8 +250,8 @@ pub(super) fn creation(identity: &Identity) -> Cmd {
     cmd
 }
 
-fn refused(error: RedisError) -> ConnectError {
-    let words = text(&error);
+fn refused(error: &RedisError) -> ConnectError {
+    let words = text(error);
     match error.code() {
         Some("NOAUTH" | "WRONGPASS" | "NOPERM") => ConnectError::Refused(words),
         _ if error.kind() == redis::ErrorKind::AuthenticationFailed => ConnectError::Refused(words),

@@ -158,10 +158,8 @@ mod tests {
 
     fn item(bytes: usize) -> (Item, Answer) {
         let (reply, answer) = oneshot::channel();
-        let commit = Encoded {
-            bytes,
-            ..Encoded::default()
-        };
+        let mut commit = Encoded::default();
+        commit.bytes = bytes;
         (Item { commit, reply }, answer)
     }
 
@@ -175,7 +173,7 @@ mod tests {
             answers.push(answer);
         }
         drop(answers.remove(2));
-        let mut sizes = Vec::new();
+        let mut sizes: Vec<Vec<usize>> = Vec::new();
         for _ in 0..3 {
             let group = queue.take().await.unwrap();
             sizes.push(group.iter().map(|item| item.commit.bytes).collect());

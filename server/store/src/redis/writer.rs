@@ -83,7 +83,7 @@ impl Writer {
             let room = self.groups.len() < shared.options.groups;
             tokio::select! {
                 biased;
-                Some(done) = self.groups.join_next() => self.done(done.ok()),
+                Some(done) = self.groups.join_next() => self.done(done.ok().as_ref()),
                 group = shared.queue.take(), if room => match group {
                     Some(items) => self.serve(items).await,
                     None => break,
@@ -91,12 +91,12 @@ impl Writer {
             }
         }
         while let Some(done) = self.groups.join_next().await {
-            self.done(done.ok());
+            self.done(done.ok().as_ref());
         }
     }
 
     /// Takes note of how a group ended; `None` = it was cut off.
-    fn done(&mut self, done: Option<Done>) {
+    fn done(&mut self, done: Option<&Done>) {
         let current = self.link.as_ref().map(|link| link.generation);
         match done {
             Some(Done { broken: None, .. }) => {}
@@ -104,8 +104,8 @@ impl Writer {
                 generation,
                 broken: Some(outcome),
             }) => {
-                self.unsettled |= outcome == Outcome::Unsettled;
-                if current == Some(generation) {
+                self.unsettled |= *outcome == Outcome::Unsettled;
+                if current == Some(*generation) {
                     self.link = None;
                 }
             }

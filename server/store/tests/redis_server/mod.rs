@@ -18,6 +18,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+pub mod load;
+pub mod proxy;
+
 use coretex_store::conformance::SeededIds;
 use coretex_store::redis::RedisOptions;
 use coretex_store::{Durability, Store};
@@ -81,7 +84,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts a server with these arguments after the usual ones.
+    /// Starts a server with these arguments after the usual ones; `PORT` stands for its port.
     pub async fn start(arguments: &[&str]) -> Self {
         let mut server = Self {
             directory: tempfile::tempdir().unwrap(),
@@ -128,7 +131,11 @@ impl Server {
                 "--enable-debug-command",
                 "yes",
             ])
-            .args(&self.arguments)
+            .args(
+                self.arguments
+                    .iter()
+                    .map(|word| word.replace("PORT", &self.port.to_string())),
+            )
             .current_dir(self.directory.path())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -195,6 +202,11 @@ impl Server {
     /// Starts it again with its data.
     pub async fn again(&mut self) {
         assert!(self.run().await, "{}", self.log());
+    }
+
+    /// Where its files are.
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
     }
 
     /// Removes everything that it has written.
