@@ -146,20 +146,16 @@ async fn options_that_make_no_sense_are_refused() {
 }
 
 /// The rights that the store needs, and no more.
-const RIGHTS: [&str; 32] = [
+const RIGHTS: [&str; 28] = [
     "~{sys}*",
     "~{s0}*",
     "+info",
     "+select",
-    "+client|setinfo",
-    "+multi",
-    "+exec",
     "+evalsha",
     "+eval",
     "+script|load",
     "+time",
     "+get",
-    "+mget",
     "+getrange",
     "+strlen",
     "+set",

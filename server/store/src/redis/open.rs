@@ -142,6 +142,7 @@ async fn check_rights(
 ) -> Result<(), RedisOpenError> {
     let mut commands = Pipeline::new();
     commands.cmd("SCRIPT").arg("LOAD").arg(&scripts.rights.text);
+    commands.cmd("SCRIPT").arg("LOAD").arg(&scripts.read.text);
     for script in scripts.of_writer() {
         commands.cmd("SCRIPT").arg("LOAD").arg(&script.text);
     }
@@ -150,7 +151,6 @@ async fn check_rights(
         let sha = &scripts.rights.sha;
         commands.cmd("EVALSHA").arg(sha).arg(1).arg(key);
     }
-    commands.cmd("MULTI").cmd("EXEC");
     for answer in send(connection, &commands).await? {
         if let Value::ServerError(error) = answer {
             return Err(RedisOpenError::Refused {

@@ -1,4 +1,4 @@
-//! Reads: each is one transaction, so that its parts are of one instant.
+//! Reads: each is one call of the read script, so that its parts are of one instant.
 
 use std::sync::Arc;
 
@@ -25,7 +25,7 @@ fn nonsense() -> StoreError {
     unavailable("redis answered a read with nonsense")
 }
 
-/// The answers to a read, with the store time and state of its instant.
+/// The answer to a read, with the store time and state of its instant.
 struct Answers {
     state: State,
     micros: u64,
@@ -69,53 +69,33 @@ impl Shared {
     }
 
     /// Runs a read of one shard.
-    async fn read(
-        self: &Arc<Self>,
-        shard: Shard,
-        commands: impl IntoIterator<Item = Cmd>,
-    ) -> Result<Answers, StoreError> {
+    async fn read(self: &Arc<Self>, shard: Shard, ask: Ask) -> Result<Answers, StoreError> {
         validate::check_shard(shard, self.options.shards).map_err(|error| StoreError::Invalid {
             reason: error.to_string(),
         })?;
         let state = key(shard, Kind::State, b"");
-        let mut pipeline = Pipeline::new();
-        pipeline.cmd("MULTI").cmd("TIME");
-        pipeline.cmd("GET").arg(state.as_slice());
-        for command in commands {
-            pipeline.add_command(command);
-        }
-        pipeline.cmd("EXEC");
+        let script = &self.scripts.read;
         let mark = self.seen.mark(shard);
-        let mut answers = self.query(&pipeline).await?;
-        let Some(Value::Array(values)) = answers.pop() else {
-            return Err(self.refusal(&answers));
-        };
-        let mut values = values.into_iter();
-        let clock = micros(values.next()).ok_or_else(nonsense)?;
-        let stored = bytes(values.next().ok_or_else(nonsense)?)?;
+        let command = ask.command("EVALSHA", &script.sha, &state);
+        let mut answer = self.query(&single(command)).await?.pop();
+        if let Some(Value::ServerError(error)) = &answer
+            && judge(error) == Refusal::NoScript
+        {
+            // This loads it too.
+            let command = ask.command("EVAL", &script.text, &state);
+            answer = self.query(&single(command)).await?.pop();
+        }
+        let mut parts = array(answer)?.into_iter();
+        let clock = micros(parts.next(), parts.next()).ok_or_else(nonsense)?;
+        let stored = bytes(parts.next().ok_or_else(nonsense)?)?;
         let state = State::decode(&state, stored.as_deref())
             .map_err(|_| damaged("the state of a shard"))?;
         self.seen.saw(shard, mark, state.commits);
         Ok(Answers {
             state,
             micros: self.seen.time(clock.max(state.time)).as_micros(),
-            values,
+            values: array(parts.next())?.into_iter(),
         })
-    }
-
-    /// Why a transaction was not run.
-    fn refusal(&self, answers: &[Value]) -> StoreError {
-        let error = answers.iter().find_map(|answer| match answer {
-            Value::ServerError(error) => Some(error),
-            _ => None,
-        });
-        let Some(error) = error else {
-            return nonsense();
-        };
-        if judge(error) == Refusal::NotMaster {
-            self.refused(Refusal::NotMaster);
-        }
-        unavailable(reason(error))
     }
 
     pub(super) async fn get(
@@ -123,29 +103,21 @@ impl Shared {
         shard: Shard,
         keys: &[Key],
     ) -> Result<Read<Vec<Option<Record>>>, StoreError> {
-        let full: Vec<_> = keys
+        let mut ask = Ask::new("get");
+        ask.keys = keys
             .iter()
             .map(|name| key(shard, Kind::Record, name))
             .collect();
-        let mut command = redis::cmd("MGET");
-        for key in &full {
-            command.arg(key.as_slice());
-        }
-        let command = (!keys.is_empty()).then_some(command);
-        let mut answers = self.read(shard, command).await?;
+        let full = ask.keys.clone();
+        let mut answers = self.read(shard, ask).await?;
         let mut records = Vec::with_capacity(keys.len());
-        if !keys.is_empty() {
-            for (value, (full, name)) in array(answers.values.next())?
-                .into_iter()
-                .zip(full.iter().zip(keys))
-            {
-                let record = match bytes(value)? {
-                    None => None,
-                    Some(stored) => decode_record(full, stored, answers.micros)
-                        .map_err(|_| damaged(format!("record {}", printable(name))))?,
-                };
-                records.push(record);
-            }
+        for (full, name) in full.iter().zip(keys) {
+            let value = answers.values.next().ok_or_else(nonsense)?;
+            records.push(match bytes(value)? {
+                None => None,
+                Some(stored) => decode_record(full, stored, answers.micros)
+                    .map_err(|_| damaged(format!("record {}", printable(name))))?,
+            });
         }
         Ok(answers.with(records))
     }
@@ -159,18 +131,23 @@ impl Shared {
     ) -> Result<Read<Vec<Vec<Member>>>, StoreError> {
         let limit = (limit as u64).min(MOST);
         let empty = |range: &Range| limit == 0 || is_empty(range);
-        let commands = ranges.iter().filter(|range| !empty(range)).map(|range| {
-            let (start, end) = bounds(range);
-            let (name, from, to) = match order {
-                Order::Ascending => ("ZRANGEBYLEX", start, end),
-                Order::Descending => ("ZREVRANGEBYLEX", end, start),
-            };
-            let mut command = redis::cmd(name);
-            command.arg(key(shard, Kind::Index, &range.index));
-            command.arg(from).arg(to).arg("LIMIT").arg(0).arg(limit);
-            command
+        let mut ask = Ask::new("range");
+        ask.operand(match order {
+            Order::Ascending => "ZRANGEBYLEX",
+            Order::Descending => "ZREVRANGEBYLEX",
         });
-        let mut answers = self.read(shard, commands.collect::<Vec<_>>()).await?;
+        ask.operand(limit.to_string());
+        for range in ranges.iter().filter(|range| !empty(range)) {
+            ask.keys.push(key(shard, Kind::Index, &range.index));
+            let (start, end) = bounds(range);
+            let (from, to) = match order {
+                Order::Ascending => (start, end),
+                Order::Descending => (end, start),
+            };
+            ask.operand(from);
+            ask.operand(to);
+        }
+        let mut answers = self.read(shard, ask).await?;
         let mut members = Vec::with_capacity(ranges.len());
         for range in ranges {
             let mut found = Vec::new();
@@ -190,26 +167,25 @@ impl Shared {
         range: &Range,
         cap: u64,
     ) -> Result<Read<u64>, StoreError> {
-        let index = key(shard, Kind::Index, &range.index);
-        // Neither walks through the members.
-        let command = if is_empty(range) {
-            None
-        } else if range.start.is_empty() && range.end.is_none() {
-            let mut command = redis::cmd("ZCARD");
-            command.arg(index);
-            Some(command)
-        } else {
+        // Neither command walks through the members.
+        let whole = range.start.is_empty() && range.end.is_none();
+        let empty = is_empty(range);
+        let mut ask = Ask::new(match (empty, whole) {
+            (true, _) => "time",
+            (false, true) => "size",
+            (false, false) => "count",
+        });
+        if !empty {
+            ask.keys.push(key(shard, Kind::Index, &range.index));
             let (start, end) = bounds(range);
-            let mut command = redis::cmd("ZLEXCOUNT");
-            command.arg(index).arg(start).arg(end);
-            Some(command)
-        };
-        let mut answers = self.read(shard, command).await?;
+            ask.operand(start);
+            ask.operand(end);
+        }
+        let mut answers = self.read(shard, ask).await?;
         let members = match answers.values.next() {
-            None => 0,
+            None if empty => 0,
             Some(Value::Int(members)) => u64::try_from(members).unwrap_or(0),
-            Some(Value::ServerError(error)) => return Err(unavailable(reason(&error))),
-            Some(_) => return Err(nonsense()),
+            _ => return Err(nonsense()),
         };
         Ok(answers.with(members.min(cap)))
     }
@@ -222,33 +198,26 @@ impl Shared {
     ) -> Result<Read<LogPage>, StoreError> {
         let log = key(shard, Kind::Log, b"");
         let limit = (limit as u64).min(MOST);
-        let command = (limit > 0).then(|| {
-            let mut command = redis::cmd("XRANGE");
-            command
-                .arg(log.as_slice())
-                .arg(format!("{from}-0"))
-                .arg("+");
-            command.arg("COUNT").arg(limit);
-            command
-        });
-        let mut answers = self.read(shard, command).await?;
+        // Redis takes a count of zero for nothing at all.
+        let mut ask = Ask::new(if limit > 0 { "tail" } else { "time" });
+        ask.keys.push(log.clone());
+        ask.operand(from.to_string());
+        ask.operand(limit.to_string());
+        let answers = self.read(shard, ask).await?;
         let State { first, next, .. } = answers.state;
+        let from = from.max(first);
         let mut entries = Vec::new();
-        if limit > 0 {
-            for row in array(answers.values.next())? {
-                let expected = from.max(first) + entries.len() as u64;
-                let (id, entry) = entry(row).ok_or_else(nonsense)?;
-                let value = decode_entry(&log, entry);
-                let Some(value) = value.ok().filter(|_| id == expected && id < next) else {
-                    return Err(damaged(format!("log entry {expected}")));
-                };
-                entries.push(Entry { id, value });
-            }
+        for (row, expected) in answers.values.clone().zip(from..) {
+            let (id, entry) = entry(row).ok_or_else(nonsense)?;
+            let value = decode_entry(&log, entry).ok();
+            let Some(value) = value.filter(|_| id == expected && id < next) else {
+                return Err(damaged(format!("log entry {expected}")));
+            };
+            entries.push(Entry { id, value });
         }
-        let expected = next.saturating_sub(from.max(first)).min(limit);
-        if (entries.len() as u64) < expected {
-            let missing = from.max(first) + entries.len() as u64;
-            return Err(damaged(format!("log entry {missing}")));
+        let found = entries.len() as u64;
+        if found < next.saturating_sub(from).min(limit) {
+            return Err(damaged(format!("log entry {}", from + found)));
         }
         Ok(answers.with(LogPage {
             entries,
@@ -258,7 +227,7 @@ impl Shared {
     }
 
     pub(super) async fn time(self: &Arc<Self>) -> Result<Timestamp, StoreError> {
-        let answers = self.read(Shard::Sys, None).await?;
+        let answers = self.read(Shard::Sys, Ask::new("time")).await?;
         Ok(Timestamp::from_micros(answers.micros))
     }
 
@@ -291,6 +260,40 @@ impl Shared {
     }
 }
 
+/// What is asked of the read script.
+struct Ask {
+    keys: Vec<Vec<u8>>,
+    operands: Vec<Vec<u8>>,
+}
+
+impl Ask {
+    fn new(what: &str) -> Self {
+        Self {
+            keys: Vec::new(),
+            operands: vec![what.as_bytes().to_vec()],
+        }
+    }
+
+    fn operand(&mut self, operand: impl Into<Vec<u8>>) {
+        self.operands.push(operand.into());
+    }
+
+    fn command(&self, name: &str, script: &str, state: &[u8]) -> Cmd {
+        let mut command = redis::cmd(name);
+        command.arg(script).arg(self.keys.len() + 1).arg(state);
+        for word in self.keys.iter().chain(&self.operands) {
+            command.arg(word.as_slice());
+        }
+        command
+    }
+}
+
+fn single(command: Cmd) -> Pipeline {
+    let mut commands = Pipeline::with_capacity(1);
+    commands.add_command(command);
+    commands
+}
+
 impl Answers {
     fn with<T>(&self, value: T) -> Read<T> {
         Read {
@@ -320,16 +323,14 @@ fn bounds(range: &Range) -> (Vec<u8>, Vec<u8>) {
 }
 
 /// The microseconds of an answer to `TIME`.
-fn micros(answer: Option<Value>) -> Option<u64> {
-    let Some(Value::Array(parts)) = answer else {
-        return None;
-    };
-    let mut numbers = parts.into_iter().map(|part| match part {
+fn micros(seconds: Option<Value>, micros: Option<Value>) -> Option<u64> {
+    let number = |part: Option<Value>| match part? {
         Value::BulkString(text) => std::str::from_utf8(&text).ok()?.parse::<u64>().ok(),
         _ => None,
-    });
-    let (seconds, micros) = (numbers.next()??, numbers.next()??);
-    seconds.checked_mul(1_000_000)?.checked_add(micros)
+    };
+    number(seconds)?
+        .checked_mul(1_000_000)?
+        .checked_add(number(micros)?)
 }
 
 fn bytes(answer: Value) -> Result<Option<Vec<u8>>, StoreError> {

@@ -26,6 +26,8 @@ pub(super) struct Scripts {
     pub(super) commit: Script,
     /// The same for batches that make room.
     pub(super) shrink: Script,
+    /// Reads; works whatever the server refuses.
+    pub(super) read: Script,
     /// Frees log entries.
     pub(super) trim: Script,
     /// Must work before anything can be committed after a broken connection.
@@ -41,6 +43,7 @@ impl Scripts {
         Self {
             commit: Script::new("", commit),
             shrink: Script::new(full, commit),
+            read: Script::new(" flags=no-writes,allow-oom", include_str!("read.lua")),
             trim: Script::new(full, include_str!("trim.lua")),
             fence: Script::new(full, include_str!("fence.lua")),
             rights: Script::new(full, include_str!("rights.lua")),
