@@ -248,6 +248,10 @@ async fn a_late_commit_does_not_contradict_the_answer_to_its_resend() {
     .await;
     assert_eq!(value(store.as_ref(), "late").await, None);
     assert_eq!(log_length(store.as_ref()).await, 0);
+    let redis::Value::Array(fences) = server.command(&["KEYS", "{s0}w*"]).await else {
+        panic!("a list of keys");
+    };
+    assert_eq!(fences.len(), 1);
 }
 
 /// A failover to a replica that lacks the last commits: they are gone, and that is known with the

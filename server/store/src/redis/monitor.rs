@@ -90,9 +90,14 @@ async fn look(shared: &Arc<Shared>, facts: &Facts) {
         );
     }
     let mut pressure = pressure(usage(facts));
-    // Whether writes work again is found out by writing.
-    if shared.pressure() == Pressure::ReadOnly && !writes(shared).await {
-        pressure = Pressure::ReadOnly;
+    // Whether writes work is found out by writing: Redis does not count all of its memory, and
+    // disks and replicas may be in the way too.
+    if pressure == Pressure::ReadOnly || shared.pressure() == Pressure::ReadOnly {
+        pressure = match (writes(shared).await, pressure) {
+            (false, _) => Pressure::ReadOnly,
+            (true, Pressure::Normal) => Pressure::Normal,
+            (true, Pressure::High | Pressure::ReadOnly) => Pressure::High,
+        };
     }
     shared.set_pressure(pressure);
 }

@@ -126,7 +126,8 @@ impl Writer {
         if self.link.is_none()
             && let Err(error) = self.connect().await
         {
-            for item in items {
+            // Who waits behind them would only wait for the next failure.
+            for item in items.into_iter().chain(self.shared.queue.abandon()) {
                 refuse(item, &error.to_string());
             }
             return;
