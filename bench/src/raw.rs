@@ -49,6 +49,10 @@ impl Store for Recorder {
         self.inner.pressure()
     }
 
+    fn epoch(&self) -> u64 {
+        self.inner.epoch()
+    }
+
     async fn get(
         &self,
         shard: Shard,

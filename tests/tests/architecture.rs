@@ -61,6 +61,7 @@ const KNOWN_BY: &[(&str, &[&str])] = &[
     ("redb", &["coretex-store"]),
     ("redis", &["coretex-store", "coretex-cap"]),
     ("deadpool-redis", &["coretex-store", "coretex-cap"]),
+    ("deadpool", &["coretex-store"]),
     ("async-nats", &["coretex-bus", "coretex-cap"]),
     ("prost*", PROTOBUF),
     ("tonic*", PROTOBUF),

@@ -185,6 +185,13 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
     /// Whether new work should be accepted, from what the engine saw last; never blocks.
     fn pressure(&self) -> Pressure;
 
+    /// A number that changes when the store has lost commits that it had acknowledged, or may have:
+    /// a failover to a replica that was behind, a restart without data. From then on the store is
+    /// right and everything remembered from before is not: caches are dropped, and attempts that
+    /// the store does not know are stopped. It has changed by the time the first answer from after
+    /// the loss is given, as far as the engine can notice; never blocks.
+    fn epoch(&self) -> u64;
+
     /// Reads records, answered in the order of `keys`; `None` where there is none (or a tombstone,
     /// or a record past its time to live).
     ///

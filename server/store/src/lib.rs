@@ -12,6 +12,7 @@ pub mod embedded;
 mod error;
 pub mod gcra;
 pub mod layers;
+pub mod redis;
 pub mod validate;
 
 pub use batch::{Batch, CommitId, Committed, Precondition, Rate, Write};

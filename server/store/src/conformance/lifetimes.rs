@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::{CommitError, Durability, Precondition, Rate};
+use crate::{CommitError, Durability, Precondition, Rate, Shard};
 
 use super::support::{SHARD, apply, b, batch, creation, fresh, put, record, sight, size, value};
 use super::{End, Fixture, Making};
@@ -118,6 +118,37 @@ pub async fn data_survives_a_kill(make: fn(u16) -> Making) {
     let fixture = make(2).await;
     if fixture.store().info().durability == Durability::Fsync {
         survives(fixture, End::Killed).await;
+    }
+}
+
+/// As long as nothing acknowledged is lost, the epoch stays as it is, whatever is read, refused,
+/// deleted or trimmed.
+pub async fn the_epoch_stands_still(make: fn(u16) -> Making) {
+    let mut fixture = make(2).await;
+    let store = fixture.store();
+    let epoch = store.epoch();
+    for round in 1..=20_u64 {
+        let mut write = creation(&format!("{round}"), "");
+        write.append(b("entry"));
+        apply(&store, write.clone()).await;
+        assert!(apply(&store, write).await.resent);
+        let again = creation(&round.to_string(), "");
+        assert!(store.commit(again).await.is_err());
+        let mut delete = batch();
+        delete.delete(b(round.to_string()), 1);
+        apply(&store, delete).await;
+        store.trim(SHARD, round).await.unwrap();
+        assert_eq!(record(&store, "1").await, None);
+        store.tail(Shard::Sys, 1, 9).await.unwrap();
+        assert_eq!(store.epoch(), epoch);
+    }
+    drop(store);
+    if fixture.reopen(End::Closed).await {
+        let store = fixture.store();
+        let epoch = store.epoch();
+        apply(&store, creation("after", "")).await;
+        assert_eq!(record(&store, "1").await, None);
+        assert_eq!(store.epoch(), epoch);
     }
 }
 

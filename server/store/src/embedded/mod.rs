@@ -189,6 +189,11 @@ impl Store for EmbeddedStore {
         self.shared.pressure()
     }
 
+    fn epoch(&self) -> u64 {
+        // An open file does not go back; what a crash takes, it takes together with this process.
+        0
+    }
+
     async fn get(
         &self,
         shard: Shard,

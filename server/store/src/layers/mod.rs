@@ -78,6 +78,10 @@ macro_rules! layer {
                 self.inner().pressure()
             }
 
+            fn epoch(&self) -> u64 {
+                self.inner().epoch()
+            }
+
             async fn get(
                 &self,
                 shard: crate::Shard,

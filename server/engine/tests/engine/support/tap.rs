@@ -135,6 +135,10 @@ impl Store for Tap {
             .unwrap_or_else(|| self.inner.pressure())
     }
 
+    fn epoch(&self) -> u64 {
+        self.inner.epoch()
+    }
+
     async fn get(
         &self,
         shard: Shard,
