@@ -1,4 +1,6 @@
 //! Workers that do not read, say too much, or say what is none of their business.
+//!
+//! Over 500 lines because each way to misbehave is a test over the same scene.
 
 use std::time::Duration;
 

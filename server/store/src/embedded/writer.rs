@@ -2,6 +2,8 @@
 //!
 //! Runs on a thread of its own or inside the calls of its users; either way it owns everything
 //! that writes.
+//!
+//! Over 500 lines because serving, failing, reopening and upkeep are one state machine.
 
 use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
