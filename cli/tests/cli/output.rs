@@ -351,11 +351,24 @@ async fn the_system_and_the_caller_are_shown() {
                 used_bytes: 2_048,
                 limit_bytes: 0,
             }),
+            queue_depths: vec![QueueDepth {
+                topic: "job.x".into(),
+                waiting: 10_000,
+                capped: true,
+                ..QueueDepth::default()
+            }],
+            queue_depths_capped: true,
             ..GetStatusResponse::default()
         })
     });
     let ran = scene.run(&["status"]).await;
-    for expected in ["0.1.0", "store   embedded  yes      fsync", "2.0 KiB"] {
+    for expected in [
+        "0.1.0",
+        "store   embedded  yes      fsync",
+        "2.0 KiB",
+        "job.x  10000+   -",
+        "more topics than these",
+    ] {
         assert!(ran.stdout.contains(expected), "{expected}: {}", ran.stdout);
     }
     scene.fake.who_am_i.set(|_| {

@@ -8,9 +8,9 @@ use clap::Parser;
 use coretexd::config::{Environment, Flags, dump, load};
 use coretexd::telemetry::logs;
 
-/// The system's allocator took a quarter of the server's time, and kept what it had freed.
+/// The system's allocator took a quarter of the server's time.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 /// Threads for blocking work: reads of the embedded store and of files. The default of 512 would
 /// let a burst of reads take a gigabyte of stacks.

@@ -161,8 +161,18 @@ impl Engine {
         }
     }
 
-    /// The job with its payloads whole.
+    /// The job with its payloads whole. One that was deleted since its record was read is not found.
     pub(crate) async fn join_payloads(&self, job: &Arc<Job>) -> Result<Arc<Job>> {
+        match self.with_payloads(job).await {
+            Err(lost @ Error::DataLoss { .. }) => {
+                self.load(&job.tenant, &job.id).await?;
+                Err(lost)
+            }
+            joined => joined,
+        }
+    }
+
+    async fn with_payloads(&self, job: &Arc<Job>) -> Result<Arc<Job>> {
         let apart = |payload: &Option<Payload>| payload.as_ref().is_some_and(Payload::is_apart);
         if !apart(&job.input) && !apart(&job.output) {
             return Ok(Arc::clone(job));

@@ -29,7 +29,7 @@ use scene::Pending;
 use schedule::Item;
 
 /// When everything must have ended.
-const END: Micros = FAULTS_UNTIL + 240 * SECOND;
+const END: Micros = FAULTS_UNTIL + 600 * SECOND;
 /// After trouble, how long until everything is expected to be as if nothing had been.
 const RECOVERY: Micros = 3 * SECOND;
 /// Lines of trace that a failure shows.

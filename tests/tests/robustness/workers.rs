@@ -1,4 +1,6 @@
 //! Workers that do not read, say too much, or say what is none of their business.
+//!
+//! Over 500 lines because each way to misbehave is a test over the same scene.
 
 use std::time::Duration;
 
@@ -57,6 +59,17 @@ async fn a_worker_that_never_reads_loses_its_session_and_the_server_keeps_its_me
     scene.works().await;
     scene.grew_at_most(160);
 
+    // Who reads how it ended has begun to read.
+    poll::until_async("the session to end", PATIENCE, async || {
+        let workers = scene.client.list_workers(ListWorkersRequest::default());
+        let workers = workers.await.unwrap().workers;
+        let deaf = &deaf.welcome.worker_id;
+        match workers.iter().find(|worker| worker.worker_id == *deaf) {
+            None => Ok(()),
+            Some(worker) => Err(format!("{worker:?}")),
+        }
+    })
+    .await;
     let status = deaf.stream.end().await;
     let error = Error::from(status);
     assert_eq!(

@@ -4,6 +4,8 @@
 //! converted only when the transport takes them. A worker that does not read loses its session.
 
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -23,7 +25,8 @@ use crate::problem::{Problem, Result};
 const OUTBOX: usize = 16;
 /// How long the first message may take.
 const HELLO_PATIENCE: Duration = Duration::from_secs(10);
-/// How long the outbox may stay full.
+/// How long the outbox may stay full. One in which something waits is looked at as often: a worker
+/// that has taken nothing between two looks does not read.
 const READ_PATIENCE: Duration = Duration::from_secs(10);
 /// How long the reason for an end may wait for a full outbox.
 const PARTING_PATIENCE: Duration = Duration::from_secs(1);
@@ -40,6 +43,30 @@ enum Outgoing {
 #[derive(Debug)]
 pub(crate) struct Outbox {
     receiver: mpsc::Receiver<Outgoing>,
+    taken: Arc<AtomicU64>,
+}
+
+/// What writes to an [`Outbox`].
+struct Writer {
+    sender: mpsc::Sender<Outgoing>,
+    /// How many messages the transport has taken.
+    taken: Arc<AtomicU64>,
+}
+
+impl Writer {
+    async fn deliver(&self, outgoing: Outgoing) -> Result<()> {
+        // A closed outbox ends the session in `run`.
+        match self.sender.send_timeout(outgoing, READ_PATIENCE).await {
+            Ok(()) | Err(mpsc::error::SendTimeoutError::Closed(_)) => Ok(()),
+            Err(mpsc::error::SendTimeoutError::Timeout(_)) => Err(Problem::WorkerTooSlow),
+        }
+    }
+
+    /// Messages that wait, and how many have been taken before them.
+    fn waiting(&self) -> (usize, u64) {
+        let waiting = self.sender.max_capacity() - self.sender.capacity();
+        (waiting, self.taken.load(Ordering::Relaxed))
+    }
 }
 
 impl Stream for Outbox {
@@ -47,6 +74,7 @@ impl Stream for Outbox {
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         self.receiver.poll_recv(cx).map(|next| {
+            self.taken.fetch_add(1, Ordering::Relaxed);
             next.map(|outgoing| match outgoing {
                 Outgoing::Welcome(welcome) => Ok(convert::welcome(&welcome)),
                 Outgoing::Message(message) => Ok(convert::write(message)),
@@ -63,26 +91,32 @@ pub(crate) fn open(
     inbound: Streaming<v1::OpenSessionRequest>,
 ) -> Outbox {
     let (sender, receiver) = mpsc::channel(OUTBOX);
+    let taken = Arc::new(AtomicU64::new(0));
+    let writer = Writer {
+        sender,
+        taken: Arc::clone(&taken),
+    };
     let span = tracing::info_span!("session", request_id = %call.request_id);
-    tokio::spawn(run(engine, call, inbound, sender).instrument(span));
-    Outbox { receiver }
+    tokio::spawn(run(engine, call, inbound, writer).instrument(span));
+    Outbox { receiver, taken }
 }
 
 async fn run(
     engine: Engine,
     call: Call,
     mut inbound: Streaming<v1::OpenSessionRequest>,
-    sender: mpsc::Sender<Outgoing>,
+    writer: Writer,
 ) {
     let ended = tokio::select! {
-        ended = converse(&engine, &call, &mut inbound, &sender) => ended,
-        () = sender.closed() => Ok(()),
+        ended = converse(&engine, &call, &mut inbound, &writer) => ended,
+        () = writer.sender.closed() => Ok(()),
     };
     if let Err(problem) = ended {
         let status = call.status(problem);
         tracing::debug!(code = ?status.code(), "session refused or ended");
         // One that does not read does not read this either.
-        let _ = sender
+        let _ = writer
+            .sender
             .send_timeout(Outgoing::Failed(status), PARTING_PATIENCE)
             .await;
     }
@@ -93,7 +127,7 @@ async fn converse(
     engine: &Engine,
     call: &Call,
     inbound: &mut Streaming<v1::OpenSessionRequest>,
-    sender: &mpsc::Sender<Outgoing>,
+    writer: &Writer,
 ) -> Result<()> {
     let limits = engine.limits();
     let first = timeout(HELLO_PATIENCE, next(inbound)).await;
@@ -104,13 +138,15 @@ async fn converse(
     let hello = convert::hello(first.ok_or(Problem::HelloExpected)?, limits)?;
     let mut session = engine.open_session(&call.caller, hello).await?;
     let outbound = session.outbound();
-    deliver(sender, Outgoing::Welcome(session.welcome.clone())).await?;
+    writer
+        .deliver(Outgoing::Welcome(session.welcome.clone()))
+        .await?;
 
     let mut said_farewell = false;
     // The engine's side first: when it has closed the session, what the worker still says is moot.
     let ended = tokio::select! {
         biased;
-        closed = forward(outbound, sender) => closed.map(|()| Ended::ByEngine),
+        closed = forward(outbound, writer) => closed.map(|()| Ended::ByEngine),
         left = listen(engine, &session, inbound, &mut said_farewell) => left.map(|()| Ended::ByWorker),
     };
     match ended {
@@ -161,21 +197,24 @@ async fn next(
 }
 
 /// Writes until the engine closes the session.
-async fn forward(
-    mut outbound: mpsc::Receiver<ToWorker>,
-    sender: &mpsc::Sender<Outgoing>,
-) -> Result<()> {
-    while let Some(message) = outbound.recv().await {
-        deliver(sender, Outgoing::Message(message)).await?;
-    }
-    Ok(())
-}
-
-async fn deliver(sender: &mpsc::Sender<Outgoing>, outgoing: Outgoing) -> Result<()> {
-    // A closed outbox ends the session in `run`.
-    match sender.send_timeout(outgoing, READ_PATIENCE).await {
-        Ok(()) | Err(mpsc::error::SendTimeoutError::Closed(_)) => Ok(()),
-        Err(mpsc::error::SendTimeoutError::Timeout(_)) => Err(Problem::WorkerTooSlow),
+async fn forward(mut outbound: mpsc::Receiver<ToWorker>, writer: &Writer) -> Result<()> {
+    let mut look = tokio::time::interval(READ_PATIENCE);
+    look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut seen = None;
+    loop {
+        tokio::select! {
+            message = outbound.recv() => match message {
+                Some(message) => writer.deliver(Outgoing::Message(message)).await?,
+                None => return Ok(()),
+            },
+            _ = look.tick() => {
+                let (waiting, taken) = writer.waiting();
+                if waiting > 0 && seen == Some(taken) {
+                    return Err(Problem::WorkerTooSlow);
+                }
+                seen = (waiting > 0).then_some(taken);
+            }
+        }
     }
 }
 

@@ -207,6 +207,35 @@ async fn a_worker_that_does_not_read_loses_its_session() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_worker_that_says_that_it_lives_and_reads_nothing_loses_its_session() {
+    let harness = Harness::open().await;
+    let mut worker = Worker::connect(&harness, "job.x", 4).await;
+    let lives = || v1::OpenSessionRequest {
+        message: Some(Said::Heartbeat(v1::WorkerHeartbeat::default())),
+    };
+    // As long as nothing waits for it, there is nothing to read.
+    for _ in 0..12 {
+        worker.said.send(lives()).await.unwrap();
+        tokio::time::sleep(Duration::from_secs(5)).await;
+    }
+    harness
+        .jobs()
+        .submit_job(submission("job.x"))
+        .await
+        .unwrap();
+    let begun = tokio::time::Instant::now();
+    while worker.said.send(lives()).await.is_ok() {
+        assert!(
+            begun.elapsed() < Duration::from_secs(25),
+            "its session goes on"
+        );
+        tokio::time::sleep(Duration::from_secs(5)).await;
+    }
+    let status = end(&mut worker).await.expect("an error");
+    assert_eq!(reason(&status), "WORKER_TOO_SLOW");
+}
+
+#[tokio::test(start_paused = true)]
 async fn workers_and_pools_are_shown() {
     let harness = Harness::open().await;
     let mut client = harness.workers();

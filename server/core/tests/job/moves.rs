@@ -260,6 +260,115 @@ fn force_does_not_wait_and_a_second_request_only_hurries() {
 }
 
 #[test]
+fn a_forced_cancel_says_nothing_of_an_earlier_failure() {
+    let failed = step(&dispatched(retrying(3)), finished(1, failure()), NOW).job;
+    let waiting = step(
+        &failed,
+        Trigger::Due { fraction: 0.5 },
+        failed.eligible_time,
+    )
+    .job;
+    let again = step(&waiting, dispatch(2), failed.eligible_time).job;
+    let ended = step(&again, cancel(0, true), failed.eligible_time).job;
+    let last = ended.attempts.last().unwrap();
+    assert_eq!(
+        (last.attempt, last.end, last.error.as_ref()),
+        (2, Some(AttemptEnd::Cancelled), None)
+    );
+}
+
+#[test]
+fn a_job_whose_cancel_is_open_ends_cancelled_when_its_time_runs_out() {
+    let limited = [
+        JobSpec {
+            deadline_after: Some(Duration::from_secs(10)),
+            ..spec()
+        },
+        JobSpec {
+            timeout: Duration::from_secs(10),
+            ..retrying(3)
+        },
+    ];
+    for spec in limited {
+        let asked = step(&dispatched(spec), cancel(60, false), NOW).job;
+        let over = NOW + Duration::from_secs(10);
+        assert_eq!(next_due(&asked), Some(over));
+        let ended = step(&asked, Trigger::Due { fraction: 0.5 }, over);
+        assert_eq!(
+            (ended.job.state, &ended.job.error),
+            (JobState::Cancelled, &None)
+        );
+        assert_eq!(ended.job.slots().count(), 1, "the worker has not answered");
+        assert!(matches!(
+            ended.effects.as_slice(),
+            [Effect::TellRevoke { .. }]
+        ));
+    }
+}
+
+#[test]
+fn an_answer_for_an_old_attempt_does_not_shorten_the_deadline_under_approval() {
+    let spec = JobSpec {
+        deadline_after: Some(Duration::from_secs(60)),
+        timeout: Duration::from_secs(10),
+        ..retrying(3)
+    };
+    let timed_out = step(
+        &dispatched(spec),
+        Trigger::Due { fraction: 0.5 },
+        NOW + Duration::from_secs(10),
+    )
+    .job;
+    let asked_at = timed_out.eligible_time;
+    let waiting = step(&timed_out, Trigger::Due { fraction: 0.5 }, asked_at).job;
+    let verdict = |what, now| Trigger::Judged {
+        decision: decision(what, now),
+    };
+    let asked = step(
+        &waiting,
+        verdict(Decision::RequireApproval, asked_at),
+        asked_at,
+    )
+    .job;
+    assert_eq!(asked.state, JobState::ApprovalRequired);
+    let late = step(
+        &asked,
+        finished(1, success()),
+        asked_at + Duration::from_secs(50),
+    )
+    .job;
+    assert_eq!(late.state, JobState::ApprovalRequired);
+    let granted_at = asked_at + Duration::from_secs(100);
+    let granted = step(&late, verdict(Decision::Allow, granted_at), granted_at).job;
+    assert_eq!(
+        granted.deadline,
+        asked
+            .deadline
+            .map(|deadline| deadline + Duration::from_secs(100))
+    );
+}
+
+#[test]
+fn a_throttle_does_not_bring_a_job_forward() {
+    let at = NOW + Duration::from_secs(3_600);
+    let throttled = accepted(
+        JobSpec {
+            not_before: Some(at),
+            ..spec()
+        },
+        Decision::Throttle,
+    );
+    assert_eq!(
+        (
+            throttled.state,
+            next_due(&throttled),
+            throttled.scheduled_for
+        ),
+        (JobState::Scheduled, Some(at), Some(ScheduledFor::NotBefore))
+    );
+}
+
+#[test]
 fn the_deadline_stands_still_while_a_human_decides() {
     let spec = JobSpec {
         deadline_after: Some(Duration::from_secs(60)),

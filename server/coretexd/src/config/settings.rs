@@ -192,8 +192,7 @@ pub static SETTINGS: &[Setting] = &[
         None,
         store.durability,
         "`fsync`: what is acknowledged is on disk. `async`: written to disk about once a second; a \
-         crash of the machine may lose that second, a crash of the server loses nothing that the \
-         system had taken over."
+         crash, of the server or of the machine, loses what was acknowledged since."
     ),
     setting!(
         "bus.url",

@@ -32,8 +32,28 @@ impl Engine {
                 () = self.dispatcher().woken() => {}
                 _ = reread.tick() => self.dispatcher().lock().distrust_queues(),
             }
-            while self.claim_round().await {}
+            loop {
+                self.rest().await;
+                if !self.claim_round().await {
+                    break;
+                }
+            }
         }
+    }
+
+    /// Waits while claims rest: a store that refuses every write, or a policy that this replica
+    /// does not have yet, would be asked without end, because each refused claim frees its slot.
+    async fn rest(&self) {
+        let until = self.dispatcher().lock().claims_rest_until;
+        let rest = until.since(self.tick());
+        if !rest.is_zero() {
+            tokio::time::sleep(rest).await;
+        }
+    }
+
+    fn claim_refused(&self) {
+        let now = self.tick();
+        self.dispatcher().lock().claim_refused(now);
     }
 
     /// One round; true when there may be more to do at once.
@@ -66,6 +86,7 @@ impl Engine {
             Ok(loaded) => loaded,
             Err(error) => {
                 tracing::warn!(%error, "waiting jobs not read");
+                self.claim_refused();
                 names.iter().map(|_| None).collect()
             }
         };
@@ -124,6 +145,7 @@ impl Engine {
                 Ok(transition) => job = transition.job,
                 Err(refusal) => {
                     tracing::error!(%refusal, job_id = %job.id, "verdict not applied");
+                    self.claim_refused();
                     return;
                 }
             }
@@ -133,6 +155,7 @@ impl Engine {
                 Ok(transition) => transition.job,
                 Err(refusal) => {
                     tracing::error!(%refusal, job_id = %job.id, "claim not applied");
+                    self.claim_refused();
                     return;
                 }
             }
@@ -144,7 +167,14 @@ impl Engine {
             ..Extras::default()
         };
         let entry = HeldEntry::of_lease(&dispatched);
-        match self.write(Some(&loaded), dispatched, extras).await {
+        let written = self.write(Some(&loaded), dispatched, extras).await;
+        // Before the slot is free again, which makes the claim loop look.
+        match &written {
+            Ok(_) => self.dispatcher().lock().claim_accepted(),
+            Err(CommitError::Conflict { .. }) => {}
+            Err(_) => self.claim_refused(),
+        }
+        match written {
             Ok(after) if after.job.lease.is_some() => match self.join_payloads(&after.job).await {
                 Ok(whole) => self.hand_out(&after, whole, reservation, sent).await,
                 Err(error) => {

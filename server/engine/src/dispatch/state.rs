@@ -22,6 +22,11 @@ use crate::types::WorkerInfo;
 use session::SessionState;
 use slots::{LostSession, Slot};
 
+/// How long claims rest when one was refused and the one before was not.
+const FIRST_REST: Duration = Duration::from_millis(10);
+/// How long they rest at most.
+const LONGEST_REST: Duration = Duration::from_secs(1);
+
 /// The view.
 #[derive(Debug, Default)]
 pub(crate) struct State {
@@ -41,6 +46,9 @@ pub(crate) struct State {
     lost: Vec<LostSession>,
     /// Attempts that were perhaps committed and surely not sent, and since when.
     unsent: HashMap<LeaseId, (HeldEntry, Tick)>,
+    /// How often in a row claims were refused at once, and until when they rest for it.
+    refusals: u32,
+    pub(crate) claims_rest_until: Tick,
     /// Held entries without a slot at the last comparison.
     suspect_entries: HashSet<(SessionId, LeaseId)>,
     tie: u64,
@@ -304,6 +312,22 @@ impl State {
     /// A claim is over, whichever way.
     pub(crate) fn claimed(&mut self, tenant: &TenantId, id: &JobId) {
         self.claiming.remove(&(tenant.clone(), id.clone()));
+    }
+
+    /// A claim was refused for a reason that the next one will meet, too: claims rest a little,
+    /// longer each time.
+    pub(crate) fn claim_refused(&mut self, now: Tick) {
+        // Those of one round count as one.
+        if now >= self.claims_rest_until {
+            let rest = FIRST_REST * (1 << self.refusals.min(8));
+            self.claims_rest_until = now + rest.min(LONGEST_REST);
+            self.refusals = self.refusals.saturating_add(1);
+        }
+    }
+
+    /// A claim was committed.
+    pub(crate) fn claim_accepted(&mut self) {
+        self.refusals = 0;
     }
 
     /// Sessions that have been silent for too long.

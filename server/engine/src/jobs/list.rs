@@ -120,7 +120,12 @@ impl Engine {
                         });
                         break;
                     }
-                    jobs.push(self.answer(loaded, full).await?);
+                    match self.answer(loaded, full).await {
+                        Ok(answer) => jobs.push(answer),
+                        // Deleted since its record was read.
+                        Err(Error::NotFound { .. }) => {}
+                        Err(error) => return Err(error),
+                    }
                 }
                 if bytes > PAGE_BYTES {
                     scan.ended = false;

@@ -222,7 +222,11 @@ impl Watch {
         if wanted.is_empty() {
             return Ok(false);
         }
-        let answer = self.engine.answer(loaded, self.full).await?;
+        let answer = match self.engine.answer(loaded, self.full).await {
+            Ok(answer) => answer,
+            Err(Error::NotFound { .. }) => return Ok(false),
+            Err(error) => return Err(error),
+        };
         let last = wanted.len() - 1;
         for (position, event) in wanted.into_iter().enumerate() {
             // Only the last event of an entry moves the token, so that a resume repeats an entry

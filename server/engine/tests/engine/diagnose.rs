@@ -1,4 +1,6 @@
 //! Why a job does not run: the first cause is true, and removing it starts the job.
+//!
+//! Over 500 lines because every cause has its test here, and they are read as one table.
 
 use coretex_core::id::{JobId, PoolName, WorkerId};
 use coretex_core::job::{JobState, Priority};

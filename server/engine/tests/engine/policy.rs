@@ -147,3 +147,21 @@ async fn a_kernel_that_is_behind_accepts_nothing_until_it_has_caught_up() {
     worker.assignment().await;
     bench.audit().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_replica_that_is_behind_does_not_claim_without_end() {
+    let (bench, kernel) = scripted().await;
+    bench.enforce("script-2").await;
+    kernel.publish("script-2");
+    let id = bench.job_of(request("job.a")).await;
+    kernel.publish("script-1");
+    let mut worker = bench.connect(hello("w", &["job.a"], 1)).await;
+    let before = bench.tap.commits();
+    worker.quiet(secs(20)).await;
+    let tries = bench.tap.commits() - before;
+    assert!((20..=40).contains(&tries), "{tries} claims in 20 s");
+    kernel.publish("script-2");
+    pass(secs(1)).await;
+    assert_eq!(worker.assignment().await.job_id, id);
+    bench.audit().await;
+}

@@ -6,8 +6,11 @@ use std::sync::Arc;
 
 use coretex_core::job::{Job, Priority};
 use coretex_engine::{Role, SubmitJob, ToWorker};
+use coretex_store::layers::FaultRates;
 
-use crate::support::{Bench, Worker, caller, hello, id, millis, named, pass, secs, serving, with};
+use crate::support::{
+    Bench, Worker, caller, hello, id, millis, named, pass, request, secs, serving, with,
+};
 
 fn priority(topic: &str, name: &str, class: Priority) -> SubmitJob {
     let mut job = named(topic, name);
@@ -195,5 +198,24 @@ async fn a_waiting_job_starts_within_a_second_beside_a_free_slot() {
     );
     let answer: Arc<Job> = submit.await.unwrap().unwrap().answer.job;
     assert_eq!(answer.id, id("late"));
+    bench.audit().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn claims_rest_while_the_store_refuses_them() {
+    let bench = Bench::new().await;
+    let id = bench.job_of(request("job.a")).await;
+    bench.faulty.rates(FaultRates {
+        before: 1.0,
+        ..FaultRates::default()
+    });
+    let mut worker = bench.connect(hello("w", &["job.a"], 1)).await;
+    let before = bench.tap.commits();
+    worker.quiet(secs(20)).await;
+    let tries = bench.tap.commits() - before;
+    assert!((20..=40).contains(&tries), "{tries} claims in 20 s");
+    bench.faulty.rates(FaultRates::default());
+    pass(secs(1)).await;
+    assert_eq!(worker.assignment().await.job_id, id);
     bench.audit().await;
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use bytes::Bytes;
 use coretex_core::job::JobState;
 use coretex_core::payload::Payload;
-use coretex_engine::Retention;
+use coretex_engine::{Error, JobFilter, PageRequest, Retention};
 use coretex_store::{Order, Range, Shard, Store};
 
 use crate::support::{
@@ -85,6 +85,36 @@ async fn every_end(bench: &Bench, kernel: &Script) {
     bench.submit(unstarted).await;
     worker.cut().await;
     pass(secs(20)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_ended_job_stays_until_its_worker_has_answered_for_its_slot() {
+    let bench = Bench::with(keeping(secs(600))).await;
+    let mut worker = bench.connect(hello("w", &["job.a"], 1)).await;
+    let id = bench.job_of(keyed("job.a", "held")).await;
+    let attempt = worker.assignment().await;
+    let cancel = bench
+        .engine
+        .cancel_job(&ADMIN, &id, String::new(), None, true);
+    cancel.await.unwrap();
+    assert_eq!(worker.revoke().await, attempt);
+    // The worker is alive and says nothing of the attempt: its slot is not free, and the record
+    // that says so is kept.
+    worker.beat_for(secs(1_000)).await;
+    assert_eq!(bench.state(&id).await, JobState::Cancelled);
+    let next = bench.job_of(keyed("job.a", "next")).await;
+    worker.quiet(secs(2)).await;
+    worker
+        .finish(&attempt, coretex_core::job::transition::Outcome::Cancelled)
+        .await;
+    assert!(!worker.ack().await);
+    let second = worker.assignment().await;
+    assert_eq!(second.job_id, next);
+    assert!(worker.succeed(&second).await);
+    pass(secs(10)).await;
+    let gone = bench.engine.get_job(&ADMIN, &id, false).await;
+    assert_eq!(gone.err(), Some(Error::no_job(id.as_str())));
+    bench.audit().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -288,5 +318,38 @@ async fn a_name_may_be_used_again_after_its_job_is_gone() {
         assert!(worker.succeed(&attempt).await);
         worker.beat_for(secs(65)).await;
         bench.audit().await;
+    }
+}
+
+/// Whoever reads while retention deletes finds the job whole, or not at all.
+#[tokio::test(start_paused = true)]
+async fn a_job_that_is_deleted_while_it_is_read_is_not_found() {
+    for offset in 16..40 {
+        let bench = Bench::with(keeping(secs(60))).await;
+        let large = Payload::json(vec![b'1'; 30 * 1024].into());
+        let mut job = request("job.a");
+        job.input = Some(large.clone());
+        let id = bench.job_of(job).await;
+        let cancel = bench
+            .engine
+            .cancel_job(&ADMIN, &id, String::new(), None, false);
+        cancel.await.unwrap();
+        pass(secs(50)).await;
+        bench.tap.slow_reads(secs(2));
+        pass(offset * millis(500)).await;
+        let page = PageRequest {
+            size: 10,
+            token: String::new(),
+        };
+        let filter = JobFilter::default();
+        let (found, listed) = tokio::join!(
+            bench.engine.get_job(&ADMIN, &id, true),
+            bench.engine.list_jobs(&ADMIN, &filter, page, true),
+        );
+        match found {
+            Ok(found) => assert_eq!(found.job.input, Some(large)),
+            Err(error) => assert_eq!(error, Error::no_job(id.as_str()), "{offset}"),
+        }
+        assert!(listed.is_ok(), "{offset}: {listed:?}");
     }
 }

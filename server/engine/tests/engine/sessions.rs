@@ -29,7 +29,9 @@ async fn a_silent_session_ends_and_its_worker_may_come_back() {
     );
     pass(secs(2)).await;
     assert!(worker.is_closed(millis(1)).await);
-    assert!(bench.engine.get_worker(&admin(), &wid("w")).await.is_err());
+    // It is shown for as long as its attempt waits for it.
+    let away = bench.engine.get_worker(&admin(), &wid("w")).await.unwrap();
+    assert!(!away.connected);
     let mut worker = bench.connect(again("w", &[&attempt])).await;
     assert!(worker.succeed(&attempt).await);
     assert_eq!(bench.job(&attempt.job_id).await.redispatches, 0);

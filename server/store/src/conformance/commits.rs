@@ -1,4 +1,6 @@
 //! Atomicity, conditions, identity of batches.
+//!
+//! Over 500 lines because every promise about commits is a test of its own; read together.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

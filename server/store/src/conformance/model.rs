@@ -2,6 +2,8 @@
 //!
 //! The model knows nothing of groups, pages or purging. One family of records has a time to live:
 //! when the engine forgets such a record is its own affair, so its version is not compared.
+//!
+//! Over 500 lines because the model and what compares an engine with it change together.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;

@@ -4,6 +4,8 @@
 //! remembered, because after a failed fsync the kernel may take them for clean: they are written
 //! again before anything builds on them. And while the medium refuses writes, the database can be
 //! opened over a scratch layer in memory, so that reads go on.
+//!
+//! Over 500 lines because file, memory and surviving a failed sync are one seam.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;

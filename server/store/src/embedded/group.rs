@@ -3,6 +3,8 @@
 //! Every commit is checked against what the commits before it left: the records that they touched
 //! are here, their index changes are pending here, everything else is in the tables. A commit that
 //! fails a check has changed nothing, so the rest of the group goes on.
+//!
+//! Over 500 lines because judging and applying are two halves of one transaction.
 
 use std::collections::HashMap;
 use std::time::Duration;

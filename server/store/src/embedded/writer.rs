@@ -2,6 +2,8 @@
 //!
 //! Runs on a thread of its own or inside the calls of its users; either way it owns everything
 //! that writes.
+//!
+//! Over 500 lines because serving, failing, reopening and upkeep are one state machine.
 
 use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -25,6 +27,10 @@ use super::upkeep;
 
 /// How often the disk is measured and what is over is removed while nothing else happens.
 const TICK: Duration = Duration::from_secs(1);
+/// How long the writer waits for commits before it removes more of what is over. Callers that have
+/// just been answered come back within it, and groups remove what is over on the way; a removal of
+/// its own between every two groups would cost them an fsync each.
+const LULL: Duration = Duration::from_millis(10);
 /// What is over is removed in steps of this many rows, so that commits need not wait long.
 const UPKEEP_ROWS: usize = 512;
 
@@ -158,7 +164,7 @@ impl Writer {
     pub(super) fn run(mut self) {
         loop {
             let mut items = std::mem::take(&mut self.items);
-            let patience = if self.behind { Duration::ZERO } else { TICK };
+            let patience = if self.behind { LULL } else { TICK };
             let queue = &self.shared.queue;
             let options = &self.shared.options;
             let over = queue.take(&mut items, options.group_bytes, patience, options.linger);

@@ -37,7 +37,7 @@ impl Job {
                 terminal_at: now,
                 reason,
             });
-            return Ok(self.stop(JobState::Cancelled, EventType::Cancelled, note, now));
+            return Ok(self.stop(JobState::Cancelled, None, note, now));
         }
         let terminal_at = now + grace;
         if let Some(open) = &mut self.cancel {
@@ -66,20 +66,21 @@ impl Job {
     }
 
     /// Ends the job although a worker may have it: the slot stays occupied until the worker
-    /// answers, and the worker is told.
+    /// answers, and the worker is told. `error` is why it ends TIMEOUT; a cancel has none.
     pub(super) fn stop(
         &mut self,
         state: JobState,
-        kind: EventType,
+        error: Option<JobError>,
         note: Note,
         now: Timestamp,
     ) -> Vec<Effect> {
-        let end = if state == JobState::Cancelled {
-            AttemptEnd::Cancelled
+        let (end, kind) = if state == JobState::Cancelled {
+            (AttemptEnd::Cancelled, EventType::Cancelled)
         } else {
-            AttemptEnd::TimedOut
+            (AttemptEnd::TimedOut, EventType::TimedOut)
         };
-        let slot = self.abandon(end, self.error.clone(), now);
+        let slot = self.abandon(end, error.clone(), now);
+        self.error = error.or_else(|| self.error.take());
         self.end(state, kind, note, now);
         slot.map(|slot| Effect::TellRevoke { slot })
             .into_iter()

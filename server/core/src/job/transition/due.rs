@@ -17,37 +17,41 @@ impl Job {
         Ok(match due {
             Due::CancelGrace => {
                 let note = self.note("the worker did not stop within the grace");
-                self.stop(JobState::Cancelled, EventType::Cancelled, note, now)
+                self.stop(JobState::Cancelled, None, note, now)
+            }
+            // Whoever asked for a cancel was told that the job will be cancelled: only a success
+            // that comes first changes that, not the end of a time.
+            Due::Deadline if self.cancel.is_some() => {
+                let note = self.note("deadline_exceeded");
+                self.stop(JobState::Cancelled, None, note, now)
+            }
+            Due::AttemptTimeout if self.cancel.is_some() => {
+                let note = self.note("timeout");
+                self.stop(JobState::Cancelled, None, note, now)
             }
             Due::Deadline => {
                 let note = self.note("deadline_exceeded");
-                self.error = Some(JobError::platform(
-                    "deadline_exceeded",
-                    "the job was not done by its deadline",
-                ));
-                self.stop(JobState::Timeout, EventType::TimedOut, note, now)
+                let error =
+                    JobError::platform("deadline_exceeded", "the job was not done by its deadline");
+                self.stop(JobState::Timeout, Some(error), note, now)
             }
             Due::AttemptTimeout => {
                 let note = self.note("timeout");
                 let error =
                     JobError::platform("timeout", "the attempt took longer than its timeout");
                 let slot = self.abandon(AttemptEnd::TimedOut, Some(error.clone()), now);
-                if self.cancel.is_some() {
-                    self.end(JobState::Cancelled, EventType::Cancelled, note, now);
-                } else {
-                    self.attempt_failed(error, JobState::Timeout, note, fraction, now);
-                }
+                self.attempt_failed(error, JobState::Timeout, note, fraction, now);
                 slot.map(|slot| Effect::TellRevoke { slot })
                     .into_iter()
                     .collect()
             }
             Due::ScheduleToStart => {
                 let note = Note::because("schedule_timeout");
-                self.error = Some(JobError::platform(
+                let error = JobError::platform(
                     "schedule_timeout",
                     "no worker took the job within its schedule-to-start timeout",
-                ));
-                self.stop(JobState::Timeout, EventType::TimedOut, note, now)
+                );
+                self.stop(JobState::Timeout, Some(error), note, now)
             }
             Due::Eligible => {
                 // Its time to start runs from when it became eligible, not from when a timer got to

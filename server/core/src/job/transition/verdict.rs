@@ -150,17 +150,22 @@ impl Job {
             Decision::RequireApproval => self.state = JobState::ApprovalRequired,
             Decision::Throttle => {
                 let at = retry_at.unwrap_or(now).max(now);
-                self.schedule(at, ScheduledFor::Throttle);
+                // A limit that has room again does not bring the job forward.
+                match self.spec.not_before {
+                    Some(start) if start > at => self.schedule(start, ScheduledFor::NotBefore),
+                    Some(_) | None => self.schedule(at, ScheduledFor::Throttle),
+                }
             }
         }
     }
 
     pub(super) fn judged(&mut self, decision: JobDecision, now: Timestamp) {
         let from = self.state;
-        if from == JobState::ApprovalRequired {
+        if from == JobState::ApprovalRequired
+            && let Some(asked) = self.decision.as_ref().map(|decision| decision.time)
+        {
             // Time that a human took does not count against the deadline.
-            let waited = now.since(self.update_time);
-            self.deadline = self.deadline.map(|deadline| deadline + waited);
+            self.deadline = self.deadline.map(|deadline| deadline + now.since(asked));
         }
         let reason = decision.reason.clone();
         self.follow(decision, now);

@@ -194,7 +194,7 @@ impl World {
                     let known = stored.attempts.iter().any(|one| one.lease_id == lease);
                     assert!(known, "{lease} was handed out before its commit");
                     if stored.holds(lease) {
-                        self.alone(&attempt);
+                        self.alone(&stored, &attempt);
                     }
                 }
                 let process = &mut self.processes[number];
@@ -232,12 +232,20 @@ impl World {
         }
     }
 
-    /// No other process runs this job under a lease that is current.
-    fn alone(&self, attempt: &AttemptRef) {
-        for process in &self.processes {
-            for run in &process.runs {
-                assert_ne!(run.attempt.lease_id, attempt.lease_id);
-            }
+    /// Whoever else still runs this job does so under an attempt that the job has done with.
+    fn alone(&self, job: &coretex_core::job::Job, attempt: &AttemptRef) {
+        let others = self.processes.iter().flat_map(|process| &process.runs);
+        for other in others.filter(|run| {
+            run.attempt.tenant == attempt.tenant && run.attempt.job_id == attempt.job_id
+        }) {
+            let lease = other.attempt.lease_id;
+            assert_ne!(lease, attempt.lease_id, "it has been handed out twice");
+            let record = job.attempts.iter().find(|one| one.lease_id == lease);
+            assert!(
+                record.is_none_or(|record| record.end.is_some()),
+                "{} was handed out while {lease} is live: {record:?}",
+                attempt.lease_id
+            );
         }
     }
 
