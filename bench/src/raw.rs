@@ -36,7 +36,9 @@ use crate::source::{RandomIds, SystemClock};
 #[derive(Debug)]
 struct Recorder {
     inner: EmbeddedStore,
-    batches: Mutex<Vec<Batch>>,
+    /// With the log entry of each, by which those of a job are put in their order: who is answered
+    /// first need not get to write first.
+    batches: Mutex<Vec<(Option<LogId>, Batch)>>,
 }
 
 #[async_trait]
@@ -92,7 +94,7 @@ impl Store for Recorder {
     async fn commit(&self, batch: Batch) -> std::result::Result<Committed, CommitError> {
         let copy = batch.clone();
         let committed = self.inner.commit(batch).await?;
-        self.batches.lock().push(copy);
+        self.batches.lock().push((committed.last_log_id, copy));
         Ok(committed)
     }
 
@@ -215,11 +217,12 @@ fn subject(batch: &Batch) -> Option<&Key> {
         })
 }
 
-fn by_job(batches: Vec<Batch>) -> (Vec<Batch>, Vec<Vec<Batch>>) {
+fn by_job(mut batches: Vec<(Option<LogId>, Batch)>) -> (Vec<Batch>, Vec<Vec<Batch>>) {
     let mut first = Vec::new();
     let mut order: Vec<Vec<Batch>> = Vec::new();
     let mut places: HashMap<Key, usize> = HashMap::new();
-    for batch in batches {
+    batches.sort_by_key(|(log_id, _)| *log_id);
+    for (_, batch) in batches {
         match subject(&batch).cloned() {
             Some(key) => {
                 let place = *places.entry(key).or_insert_with(|| {

@@ -285,17 +285,21 @@ async fn results_for_the_jobs_of_others_change_nothing() {
     );
 
     // A flood of it slows nobody down but who sends it.
-    for n in 0..5_000_u128 {
-        let guess = AttemptRef {
-            lease_id: format!("{n:032x}"),
-            ..attempt.clone()
-        };
-        assert!(
-            neighbour
-                .stream
-                .say(success(&guess, result("stolen")))
-                .await
-        );
+    for volley in 0..50_u128 {
+        let leases: Vec<_> = (0..100)
+            .map(|n| format!("{:032x}", volley * 100 + n))
+            .collect();
+        for lease_id in leases.iter().cloned() {
+            let guess = AttemptRef {
+                lease_id,
+                ..attempt.clone()
+            };
+            let stolen = success(&guess, result("stolen"));
+            assert!(neighbour.stream.say(stolen).await);
+        }
+        for lease_id in &leases {
+            assert!(!neighbour.acknowledged(lease_id).await);
+        }
     }
     assert_eq!(get(&scene.client, &job_id).await.etag, untouched.etag);
     assert!(owner.stream.say(success(&attempt, result("earned"))).await);
