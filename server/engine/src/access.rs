@@ -178,6 +178,11 @@ struct Known {
 }
 
 impl KeyCache {
+    /// Forgets everything: the store may have been taken back.
+    pub(crate) fn forget_all(&self) {
+        self.known.lock().clear();
+    }
+
     fn get(&self, key_id: &str, now: Tick) -> Option<Arc<ApiKey>> {
         let known = self.known.lock();
         let found = known.get(key_id)?;

@@ -107,7 +107,7 @@ impl Reservation {
     pub(crate) fn trigger(&self) -> Trigger {
         Trigger::Dispatch {
             lease_id: self.lease_id,
-            replica: self.engine.replica().clone(),
+            replica: self.engine.replica(),
             session: self.session.clone(),
             worker_id: self.worker_id.clone(),
             pool: self.pool.clone(),
@@ -130,7 +130,7 @@ impl Engine {
     /// The fast path: takes a slot for a new job, unless anything waits that the slot should go to
     /// first.
     pub(crate) fn reserve_for_new(&self, job: &Job) -> Option<Reservation> {
-        if self.is_draining() || !job.is_ready() {
+        if self.is_draining() || !job.is_ready() || !self.may_take_work() {
             return None;
         }
         let now = self.tick();
@@ -221,10 +221,11 @@ impl Engine {
     /// Takes over what a written job says of this replica's slots.
     pub(crate) fn update_slots(&self, before: Option<&Job>, after: &Loaded) {
         let job = &after.job;
-        let mine = |slot: &&coretex_core::job::Slot| slot.replica == *self.replica();
         if before.is_none_or(|job| job.slots().next().is_none()) && job.slots().next().is_none() {
             return;
         }
+        let replica = self.replica();
+        let mine = |slot: &&coretex_core::job::Slot| slot.replica == replica;
         let mut freed = false;
         let mut state = self.dispatcher().lock();
         for slot in before.into_iter().flat_map(Job::slots).filter(mine) {

@@ -9,6 +9,7 @@ use coretex_core::id::{JobId, ReplicaId, TenantId};
 use coretex_core::lease::Tick;
 use coretex_core::time::{IdGen, Timestamp};
 use coretex_store::Store;
+use parking_lot::RwLock;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -148,7 +149,7 @@ pub struct Engine {
 #[derive(Debug)]
 struct Inner {
     options: EngineOptions,
-    replica: ReplicaId,
+    replica: RwLock<ReplicaId>,
     clock: StoreClock,
     origin: Instant,
     start_time: Timestamp,
@@ -177,7 +178,7 @@ impl Engine {
         let replica = ReplicaId::from_trusted(&format!("r-{:016x}", options.ids.random() as u64));
         let engine = Self {
             inner: Arc::new(Inner {
-                replica,
+                replica: RwLock::new(replica),
                 clock: StoreClock::new(now),
                 origin: Instant::now(),
                 start_time: now,
@@ -200,6 +201,11 @@ impl Engine {
         engine.announce_replica().await?;
         engine.spawn("claims", Self::run_claims);
         engine.spawn("doorbells", Self::run_doorbells);
+        if engine.has_peers() {
+            engine.spawn("peers", Self::run_peers);
+            engine.spawn("events", Self::run_events);
+            engine.spawn("catching up", Self::run_catch_up);
+        }
         engine.spawn("timers", Self::run_timers);
         engine.spawn("sessions", Self::run_sessions);
         engine.spawn("losses", Self::run_losses);
@@ -291,8 +297,13 @@ impl Engine {
         &self.inner.options.timing
     }
 
-    pub(crate) fn replica(&self) -> &ReplicaId {
-        &self.inner.replica
+    /// The name of this replica now. It gets another when it was taken for dead.
+    pub(crate) fn replica(&self) -> ReplicaId {
+        self.inner.replica.read().clone()
+    }
+
+    pub(crate) fn rename(&self, name: ReplicaId) {
+        *self.inner.replica.write() = name;
     }
 
     pub(crate) fn start_time(&self) -> Timestamp {
@@ -395,22 +406,13 @@ impl Engine {
             self.waiters().ended(after);
             crate::telemetry::ended(job);
         }
-        self.inner.log.send_modify(|count| *count += 1);
+        self.ring_log();
+        self.tell_peers(before, job);
     }
 
-    /// Rings the other replicas' doorbells; what is lost costs them at most a second.
-    pub(crate) fn ring(&self, subject: String) {
-        let engine = self.clone();
-        // The in-process bus has nobody else to tell.
-        if self.store().info().exclusive {
-            return;
-        }
-        self.spawn_work(async move {
-            let payload = bytes::Bytes::copy_from_slice(engine.replica().as_bytes());
-            if let Err(error) = engine.bus().publish(&subject, payload).await {
-                tracing::debug!(%error, subject, "doorbell not published");
-            }
-        });
+    /// Wakes whoever reads the log.
+    pub(crate) fn ring_log(&self) {
+        self.inner.log.send_modify(|count| *count += 1);
     }
 
     /// Names of a job, for maps.

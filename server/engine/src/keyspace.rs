@@ -3,9 +3,10 @@
 //! entries before and after, and no index can drift from its records.
 
 use bytes::Bytes;
-use coretex_core::id::{JobId, ReplicaId, SessionId, TenantId, Topic};
+use coretex_core::id::{JobId, ReplicaId, SessionId, TenantId, Topic, WorkerId};
+use coretex_core::job::Job;
 use coretex_core::job::clock::next_due;
-use coretex_core::job::{Job, Slot};
+use coretex_core::lease::HeldKey;
 use coretex_core::placement::{Needs, Shape, shape};
 use coretex_core::queue::ReadyKey;
 use coretex_core::time::Timestamp;
@@ -94,6 +95,31 @@ pub(crate) fn replica(id: &ReplicaId) -> Key {
 
 /// All replicas (shard `sys`).
 pub(crate) const REPLICAS: Index = Index::from_static(b"replicas");
+
+/// A page of what a replica says of its workers (shard `sys`).
+pub(crate) fn workers(id: &ReplicaId, page: usize) -> Key {
+    joined(b"workers/", &[id.as_bytes(), &page.to_be_bytes()])
+}
+
+/// The record of a worker that an operator has drained (shard `sys`).
+pub(crate) fn drain(tenant: &TenantId, worker: &WorkerId) -> Key {
+    joined(b"drain/", &[tenant.as_bytes(), worker.as_bytes()])
+}
+
+/// Workers that operators have drained: `tenant worker` (shard `sys`).
+pub(crate) const DRAINED: Index = Index::from_static(b"drained");
+
+/// A member of [`DRAINED`].
+pub(crate) fn drained(tenant: &TenantId, worker: &WorkerId) -> Member {
+    joined(b"", &[tenant.as_bytes(), worker.as_bytes()])
+}
+
+/// Parses [`drained`].
+pub(crate) fn parse_drained(member: &[u8]) -> Option<(TenantId, WorkerId)> {
+    let mut parts = member.split(|byte| *byte == SEPARATOR).map(text);
+    let tenant = TenantId::from_trusted(parts.next()??);
+    Some((tenant, WorkerId::from_trusted(parts.next()??)))
+}
 
 /// Who owns a data shard (shard `sys`).
 pub(crate) fn shard_owner(shard: u16) -> Key {
@@ -223,33 +249,7 @@ pub(crate) fn ready_key(job: &Job) -> ReadyKey {
     }
 }
 
-/// The held entries of one replica, or of one session of it.
-pub(crate) fn held_prefix(replica: &ReplicaId, session: Option<&SessionId>) -> Vec<u8> {
-    let mut prefix = replica.as_bytes().to_vec();
-    prefix.push(SEPARATOR);
-    if let Some(session) = session {
-        prefix.extend_from_slice(session.as_bytes());
-        prefix.push(SEPARATOR);
-    }
-    prefix
-}
-
-/// A member of the held index.
-pub(crate) fn held(slot: &Slot, tenant: &TenantId, id: &JobId) -> Member {
-    let lease = slot.lease_id.to_string();
-    joined(
-        b"",
-        &[
-            slot.replica.as_bytes(),
-            slot.session.as_bytes(),
-            tenant.as_bytes(),
-            id.as_bytes(),
-            lease.as_bytes(),
-        ],
-    )
-}
-
-/// What a member of the held index says.
+/// A slot in use: what names it, however its attempt stands.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct HeldEntry {
     pub(crate) replica: ReplicaId,
@@ -282,17 +282,16 @@ impl HeldEntry {
     }
 }
 
-/// Parses [`held`].
-pub(crate) fn parse_held(member: &[u8]) -> Option<HeldEntry> {
-    let mut parts = member.split(|byte| *byte == SEPARATOR).map(text);
-    let mut next = || parts.next().flatten();
-    Some(HeldEntry {
-        replica: ReplicaId::from_trusted(next()?),
-        session: SessionId::from_trusted(next()?),
-        tenant: TenantId::from_trusted(next()?),
-        job_id: JobId::from_trusted(next()?),
-        lease_id: coretex_core::id::LeaseId::parse(next()?)?,
-    })
+impl From<HeldKey> for HeldEntry {
+    fn from(key: HeldKey) -> Self {
+        Self {
+            replica: key.replica,
+            session: key.session,
+            tenant: key.tenant,
+            job_id: key.job_id,
+            lease_id: key.lease_id,
+        }
+    }
 }
 
 /// Every index entry that a job has.
@@ -321,8 +320,8 @@ pub(crate) fn entries(job: &Job) -> Vec<(Index, Member)> {
             entries.push((READY, ready(&job.spec.topic, &ready_key(job))));
         }
     }
-    for slot in job.slots() {
-        entries.push((HELD, held(slot, &job.tenant, &job.id)));
+    for key in HeldKey::of(job) {
+        entries.push((HELD, Member::from(key.encode())));
     }
     entries
 }

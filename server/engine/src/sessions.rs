@@ -111,6 +111,11 @@ impl Engine {
     pub async fn open_session(&self, caller: &Caller, hello: Hello) -> Result<Session> {
         self.refuse_when_draining()?;
         self.check_hello(&hello)?;
+        if !self.may_take_work() {
+            return Err(Error::Unavailable {
+                reason: "this server is not sure of its lease yet".to_owned(),
+            });
+        }
         let now = self.now();
         let session_id = SessionId::from_trusted(&self.ids().sortable(now));
         let worker_id = hello.worker_id.clone().unwrap_or_else(|| {
@@ -237,7 +242,7 @@ impl Engine {
             attempt: attempt.attempt,
             lease_id: attempt.lease_id,
         };
-        let (replica, id) = (self.replica().clone(), session.welcome.session_id.clone());
+        let (replica, id) = (self.replica(), session.welcome.session_id.clone());
         for again in 0..16 {
             let loaded = match self.load(&attempt.tenant, &attempt.job_id).await {
                 Ok(loaded) => loaded,
@@ -282,7 +287,7 @@ impl Engine {
     /// The one that it had before is dead, whatever it looks like from here, and gets nothing more.
     fn end_superseded(&self, before: &Job) {
         if let Some(lease) = &before.lease
-            && lease.slot.replica == *self.replica()
+            && lease.slot.replica == self.replica()
         {
             self.end_session(&lease.slot.session, SessionEnd::Superseded);
         }
@@ -338,7 +343,7 @@ impl Engine {
             if self.store_up_for() >= window {
                 let lost = {
                     let mut state = self.dispatcher().lock();
-                    state.lost_attempts(self.replica(), window, now)
+                    state.lost_attempts(&self.replica(), window, now)
                 };
                 self.for_each_bounded(lost, |entry| async move {
                     let why = GivenUp::Lost("the worker did not come back");

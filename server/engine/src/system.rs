@@ -41,9 +41,9 @@ impl Engine {
         });
         let mut replicas = vec![self.own_info()];
         let known = self.known_replicas().into_iter();
-        replicas.extend(known.filter(|other| other.replica_id != *self.replica()));
+        replicas.extend(known.filter(|other| other.replica_id != self.replica()));
         Ok(SystemStatus {
-            replica_id: self.replica().clone(),
+            replica_id: self.replica(),
             start_time: self.start_time(),
             now: self.now(),
             store_engine: info.engine,

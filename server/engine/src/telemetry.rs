@@ -48,6 +48,10 @@ pub(crate) fn swept(count: usize) {
 }
 
 /// A check found what should not be.
+pub(crate) fn rewind() {
+    counter!("coretex_store_rewinds_total").increment(1);
+}
+
 pub(crate) fn bug(what: &'static str) {
     counter!("coretex_invariant_violations_total", "what" => what).increment(1);
 }

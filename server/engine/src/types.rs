@@ -10,9 +10,11 @@ use coretex_core::job::history::JobEvent;
 use coretex_core::job::transition::Outcome;
 use coretex_core::job::{Job, JobSpec, JobState, Placement, Priority};
 use coretex_core::payload::Payload;
+use coretex_core::placement::{Tenants, WorkerView};
 use coretex_core::retry::RetryPolicy;
 use coretex_core::time::Timestamp;
 use coretex_store::{Durability, Usage};
+use serde::{Deserialize, Serialize};
 
 /// A job to submit, validated field by field (the engine checks what needs state).
 #[derive(Clone, Debug)]
@@ -305,6 +307,8 @@ pub enum SessionEnd {
     Superseded,
     /// The credential that opened it was revoked or has expired.
     CredentialInvalid,
+    /// This replica was taken for dead; the worker brings its attempts to whichever it finds.
+    Fenced,
 }
 
 /// What the server says to a worker.
@@ -356,7 +360,7 @@ pub enum ToWorker {
 }
 
 /// A worker that is connected, or whose attempts wait for it to come back.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct WorkerInfo {
     /// Its name.
     pub worker_id: WorkerId,
@@ -375,7 +379,7 @@ pub struct WorkerInfo {
     /// Topics it takes.
     pub topics: Vec<Topic>,
     /// What it can do.
-    pub capabilities: BTreeSet<String>,
+    pub capabilities: Vec<String>,
     /// What it is.
     pub labels: BTreeMap<String, String>,
     /// Most unfinished assignments at once.
@@ -398,6 +402,27 @@ pub struct WorkerInfo {
     pub connect_time: Timestamp,
     /// Last sign of life.
     pub heard_time: Timestamp,
+}
+
+impl WorkerInfo {
+    /// The worker as placement sees it.
+    pub(crate) fn view(&self) -> WorkerView<'_> {
+        WorkerView {
+            worker_id: &self.worker_id,
+            session: &self.session_id,
+            pool: &self.pool,
+            topics: &self.topics,
+            any_topic: false,
+            capabilities: &self.capabilities,
+            labels: &self.labels,
+            max_parallel: self.max_parallel_jobs,
+            active: self.active_jobs,
+            cpu_load: self.cpu_load as f32,
+            gpu_utilization: self.gpu_utilization as f32,
+            draining: self.draining,
+            tenants_served: Tenants::List(&self.tenants_served),
+        }
+    }
 }
 
 /// What a worker runs, without the lease, which is the worker's secret.

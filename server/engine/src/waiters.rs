@@ -44,6 +44,13 @@ impl Waiters {
         }
     }
 
+    /// Whether anybody waits for a job.
+    pub(crate) fn waits_for(&self, tenant: &TenantId, id: &JobId) -> bool {
+        self.waiting
+            .lock()
+            .contains_key(&(tenant.clone(), id.clone()))
+    }
+
     /// Tells who waits that a job has ended.
     pub(crate) fn ended(&self, after: &Loaded) {
         let name = Engine::name_of(&after.job);
@@ -84,7 +91,7 @@ impl Engine {
             return Ok(known);
         }
         let (tenant, id) = (known.job.tenant.clone(), known.job.id.clone());
-        let period = Duration::from_secs(if self.store().info().exclusive { 10 } else { 1 });
+        let period = Duration::from_secs(if self.has_peers() { 1 } else { 10 });
         loop {
             let next = deadline.min(Instant::now() + period);
             tokio::select! {

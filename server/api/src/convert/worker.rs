@@ -53,7 +53,7 @@ pub(crate) fn write(worker: WorkerInfo) -> v1::Worker {
         tenant_id: worker.tenant.to_string(),
         pool: worker.pool.to_string(),
         topics: worker.topics.iter().map(ToString::to_string).collect(),
-        capabilities: worker.capabilities.into_iter().collect(),
+        capabilities: worker.capabilities,
         labels: worker.labels,
         tenants_served: served.map(ToString::to_string).collect(),
         max_parallel_jobs: count(worker.max_parallel_jobs),

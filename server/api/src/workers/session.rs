@@ -225,6 +225,10 @@ fn why_ended(engine: &Engine, session: &Session) -> Problem {
         Some(SessionEnd::Superseded) => Problem::SessionSuperseded,
         Some(SessionEnd::TooSlow) => Problem::WorkerTooSlow,
         Some(SessionEnd::CredentialInvalid) => Error::CredentialInvalid.into(),
+        Some(SessionEnd::Fenced) => Error::Unavailable {
+            reason: "this server was taken for dead by the others".to_owned(),
+        }
+        .into(),
         // The worker's own doing, which is not told to it, or the end of the server.
         Some(SessionEnd::Left | SessionEnd::Cut) | None if engine.is_draining() => {
             Error::Draining.into()

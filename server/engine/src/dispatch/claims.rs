@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use super::Reservation;
 use super::queue::{Group, Groups, MAX_GROUPS, READ_AHEAD};
-use super::state::{Picked, sample_of};
+use super::state::{Picked, Skip, sample_of};
 use crate::commits::{Extras, Loaded};
 use crate::engine::Engine;
 use crate::keyspace::HeldEntry;
@@ -58,7 +58,10 @@ impl Engine {
 
     /// One round; true when there may be more to do at once.
     async fn claim_round(&self) -> bool {
-        let topics = self.dispatcher().lock().queues_to_read(self.tick());
+        let topics = self
+            .dispatcher()
+            .lock()
+            .queues_to_read(self.has_peers(), self.tick());
         for (topic, from) in &topics {
             let found = match self.read_queue(topic, from.as_deref()).await {
                 Ok(found) => Some(found),
@@ -74,7 +77,15 @@ impl Engine {
                 queue.stale &= !failed;
             }
         }
-        let picked = self.dispatcher().lock().pick(BLOCK);
+        let skip = Skip {
+            replicas: self.replica_count(),
+            share: self.ids().fraction(),
+        };
+        let picked = if self.may_take_work() {
+            self.dispatcher().lock().pick(BLOCK, skip)
+        } else {
+            Vec::new()
+        };
         if picked.is_empty() {
             return self.dispatcher().lock().read_on();
         }
@@ -349,7 +360,11 @@ impl Engine {
     /// Listens to the other replicas' doorbells.
     pub(crate) async fn run_doorbells(self) {
         loop {
-            match self.bus().subscribe("coretex.ready.>", None).await {
+            match self
+                .bus()
+                .subscribe(coretex_bus::subject::READY_ALL, None)
+                .await
+            {
                 Ok(mut subscription) => {
                     while let Some(message) = subscription.next().await {
                         if message.payload.as_ref() == self.replica().as_bytes() {

@@ -163,6 +163,13 @@ impl Queue {
         }
     }
 
+    /// Gives back a job that a pick has passed over.
+    pub(crate) fn put_back(&mut self, group: &(TenantId, Shape), key: ReadyKey) {
+        if let Some(group) = self.groups.get_mut(group) {
+            group.keys.push_front(key);
+        }
+    }
+
     /// Whether a job of this replica becoming ready need be copied for [`Self::insert`].
     pub(crate) fn needs_sample(&self, key: &ReadyKey) -> bool {
         self.reading.is_some() || !self.groups.contains_key(&(key.tenant.clone(), key.shape))

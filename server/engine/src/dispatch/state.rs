@@ -13,8 +13,8 @@ use std::time::Duration;
 use coretex_core::id::{JobId, LeaseId, PoolName, SessionId, TenantId, Topic, WorkerId};
 use coretex_core::job::Job;
 use coretex_core::lease::Tick;
-use coretex_core::placement::{Needs, choose};
-use coretex_core::queue::ReadyKey;
+use coretex_core::placement::{Needs, Shape, choose};
+use coretex_core::queue::{ReadyKey, pick_block};
 
 use super::queue::Queue;
 use crate::keyspace::{self, HeldEntry};
@@ -22,6 +22,8 @@ use crate::types::WorkerInfo;
 use session::SessionState;
 use slots::{LostSession, Slot};
 
+/// The most jobs among which picks of several replicas begin: fewer than are read ahead of a group.
+const MAX_WINDOW: usize = super::queue::READ_AHEAD / 2;
 /// How long claims rest when one was refused and the one before was not.
 const FIRST_REST: Duration = Duration::from_millis(10);
 /// How long they rest at most.
@@ -52,6 +54,14 @@ pub(crate) struct State {
     /// Held entries without a slot at the last comparison.
     suspect_entries: HashSet<(SessionId, LeaseId)>,
     tie: u64,
+}
+
+/// Where a pick begins among what `replicas` together may take; `share`, in `[0, 1)`, is the random
+/// choice.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Skip {
+    pub(crate) replicas: usize,
+    pub(crate) share: f64,
 }
 
 /// A job that was picked and the worker that it was picked for.
@@ -186,8 +196,10 @@ impl State {
         true
     }
 
-    /// Queues that a worker with a free slot serves and whose index should be read, and where.
-    pub(crate) fn queues_to_read(&mut self, now: Tick) -> Vec<(Topic, Option<Vec<u8>>)> {
+    /// Queues whose index should be read, and where: those that a worker with a free slot serves,
+    /// and with `all` every one that is stale. Where others add to queues, one that is only read
+    /// when a slot is free would not be known to be empty by the time the next slot is.
+    pub(crate) fn queues_to_read(&mut self, all: bool, now: Tick) -> Vec<(Topic, Option<Vec<u8>>)> {
         let mut topics = Vec::new();
         for (topic, queue) in &mut self.queues {
             if !queue.wants_read() {
@@ -198,7 +210,7 @@ impl State {
                     .get(id)
                     .is_some_and(SessionState::has_free_slot)
             });
-            if free {
+            if free || (all && queue.stale) {
                 topics.push((topic.clone(), queue.begin_read(now)));
             }
         }
@@ -219,6 +231,45 @@ impl State {
         }
     }
 
+    /// The store went back in time: nothing that was read of it counts any more.
+    pub(crate) fn forget_what_was_read(&mut self) {
+        for queue in self.queues.values_mut() {
+            queue.guard.added();
+            queue.distrust();
+        }
+        for slot in self.slots.values_mut() {
+            slot.distrust();
+        }
+    }
+
+    /// Drains a worker by name, or does not any more.
+    pub(crate) fn drain(&mut self, tenant: &TenantId, worker: &WorkerId, undo: bool) {
+        for session in self.sessions.values_mut() {
+            if session.tenant == *tenant && session.worker_id == *worker {
+                session.drained = !undo;
+            }
+        }
+        let name = (tenant.clone(), worker.clone());
+        if undo {
+            self.drained.remove(&name);
+        } else {
+            self.drained.insert(name);
+        }
+    }
+
+    /// Takes over which workers are drained; true when one is not any more.
+    pub(crate) fn set_drained(&mut self, drained: HashSet<(TenantId, WorkerId)>) -> bool {
+        let mut freed = false;
+        for session in self.sessions.values_mut() {
+            let name = (session.tenant.clone(), session.worker_id.clone());
+            let now = drained.contains(&name);
+            freed |= session.drained && !now;
+            session.drained = now;
+        }
+        self.drained = drained;
+        freed
+    }
+
     /// Nothing that was read could be placed: asks for the parts of the queues that were not read,
     /// where workers have free slots. True when there are any.
     pub(crate) fn read_on(&mut self) -> bool {
@@ -235,23 +286,90 @@ impl State {
         again
     }
 
-    /// Picks up to `limit` jobs for free slots, best first over all queues.
-    pub(crate) fn pick(&mut self, limit: usize) -> Vec<Picked> {
+    /// Picks up to `limit` jobs for free slots, best first over all queues. Beside other replicas,
+    /// which see the same heads, each begins at a place of its own among the first jobs of a class
+    /// ([`pick_block`]); what it passes over stays for the others.
+    pub(crate) fn pick(&mut self, limit: usize, skip: Skip) -> Vec<Picked> {
         if !self.sessions.values().any(SessionState::has_free_slot) {
             return Vec::new();
         }
-        let mut heads: BinaryHeap<Head> = BinaryHeap::new();
-        for (topic, queue) in &self.queues {
-            for (name, group) in &queue.groups {
-                if let Some(key) = group.keys.front() {
-                    heads.push(Head {
-                        key: key.clone(),
-                        topic: topic.clone(),
-                        group: name.clone(),
-                    });
-                }
+        let skipped = self.skip(skip);
+        let picked = self.pick_best(limit);
+        for (topic, group, key) in skipped.into_iter().rev() {
+            if let Some(queue) = self.queues.get_mut(&topic) {
+                queue.put_back(&group, key);
             }
         }
+        picked
+    }
+
+    /// Takes the jobs before the beginning of a pick out, for the time of the pick.
+    fn skip(&mut self, skip: Skip) -> Vec<(Topic, (TenantId, Shape), ReadyKey)> {
+        if skip.replicas < 2 {
+            return Vec::new();
+        }
+        let slots: usize = self
+            .sessions
+            .values()
+            .map(|one| one.max_parallel as usize)
+            .sum();
+        let free: usize = self.sessions.values().map(SessionState::free_slots).sum();
+        let window = slots.saturating_mul(skip.replicas).min(MAX_WINDOW);
+        let mut taken = self.take_heads(window);
+        let keys: Vec<ReadyKey> = taken.iter().map(|(_, _, key)| key.clone()).collect();
+        let blocks = window.div_ceil(free.max(1));
+        let begin = pick_block(&keys, free, blocks, skip.share).start;
+        for (topic, group, key) in taken.drain(begin..).rev() {
+            if let Some(queue) = self.queues.get_mut(&topic) {
+                queue.put_back(&group, key);
+            }
+        }
+        taken
+    }
+
+    /// Takes the first jobs out of the queues, in serving order.
+    fn take_heads(&mut self, limit: usize) -> Vec<(Topic, (TenantId, Shape), ReadyKey)> {
+        let mut heads = self.heads();
+        let mut taken = Vec::new();
+        while taken.len() < limit
+            && let Some(Head { key, topic, group }) = heads.pop()
+        {
+            let Some(found) = self
+                .queues
+                .get_mut(&topic)
+                .and_then(|queue| queue.groups.get_mut(&group))
+            else {
+                continue;
+            };
+            found.keys.pop_front();
+            if let Some(key) = found.keys.front().cloned() {
+                heads.push(Head {
+                    key,
+                    topic: topic.clone(),
+                    group: group.clone(),
+                });
+            }
+            taken.push((topic, group, key));
+        }
+        taken
+    }
+
+    fn heads(&self) -> BinaryHeap<Head> {
+        let groups = self.queues.iter().flat_map(|(topic, queue)| {
+            let groups = queue.groups.iter();
+            groups.filter_map(move |(name, group)| {
+                Some(Head {
+                    key: group.keys.front()?.clone(),
+                    topic: topic.clone(),
+                    group: name.clone(),
+                })
+            })
+        });
+        groups.collect()
+    }
+
+    fn pick_best(&mut self, limit: usize) -> Vec<Picked> {
+        let mut heads = self.heads();
         let mut picked = Vec::new();
         while picked.len() < limit
             && let Some(head) = heads.pop()
@@ -353,7 +471,7 @@ pub(crate) fn sample_of(job: &Job) -> Arc<Job> {
 struct Head {
     key: ReadyKey,
     topic: Topic,
-    group: (TenantId, coretex_core::placement::Shape),
+    group: (TenantId, Shape),
 }
 
 impl Ord for Head {

@@ -12,7 +12,7 @@ use coretex_store::{Order, Range, prefix_end};
 
 use crate::access::Caller;
 use crate::engine::Engine;
-use crate::types::{Cause, Diagnosis, PoolDiagnosis, WorkerDiagnosis};
+use crate::types::{Cause, Diagnosis, PoolDiagnosis, WorkerDiagnosis, WorkerInfo};
 use crate::{Result, keyspace};
 
 /// Queue positions are counted to here.
@@ -150,6 +150,7 @@ impl Engine {
             )];
         }
         let topic = &job.spec.topic;
+        let elsewhere = self.serving_elsewhere(job);
         let state = self.dispatcher().lock();
         let needs = keyspace::needs(job);
         // That others have workers is none of this tenant's business.
@@ -157,7 +158,7 @@ impl Engine {
             .serving(topic)
             .filter(|(_, session)| session.serves.contains(&job.tenant))
             .peekable();
-        if workers.peek().is_none() {
+        if workers.peek().is_none() && elsewhere.is_empty() {
             let remedy = format!("start one: coretexctl worker exec --topic {topic} -- CMD");
             return vec![cause(
                 "no_workers",
@@ -173,6 +174,9 @@ impl Engine {
                 busy.insert(id);
             }
             standing.count(answer);
+        }
+        for worker in &elsewhere {
+            standing.count(check(&needs, &worker.view()));
         }
         let Some((code, message)) = standing.obstacle() else {
             let free = standing.free;
@@ -212,7 +216,7 @@ impl Engine {
             let remedy = "wait for the grace to end, or cancel with force";
             causes.push(cause("cancel_requested", message, remedy).until(cancel.terminal_at));
         }
-        let connected = if lease.slot.replica == *self.replica() {
+        let connected = if lease.slot.replica == self.replica() {
             let state = self.dispatcher().lock();
             state.sessions.contains_key(&lease.slot.session)
         } else {
@@ -238,22 +242,33 @@ impl Engine {
         causes
     }
 
+    /// Workers of other replicas that serve the job's topic and tenant.
+    fn serving_elsewhere(&self, job: &Job) -> Vec<WorkerInfo> {
+        let mut workers = self.workers_elsewhere();
+        workers.retain(|worker| {
+            worker.topics.contains(&job.spec.topic) && worker.tenants_served.contains(&job.tenant)
+        });
+        workers
+    }
+
     /// What every pool and worker for the topic says.
     fn ask_pools(&self, job: &Job) -> Vec<PoolDiagnosis> {
+        let elsewhere = self.serving_elsewhere(job);
         let state = self.dispatcher().lock();
         let needs = keyspace::needs(job);
         let mut pools: BTreeMap<PoolName, (Standing, Vec<WorkerDiagnosis>)> = BTreeMap::new();
-        for (id, session) in state.serving(&job.spec.topic) {
-            // Workers that serve other tenants are none of the caller's business.
-            if !session.serves.contains(&job.tenant) {
-                continue;
-            }
-            let answer = check(&needs, &session.view(id));
-            let (standing, workers) = pools.entry(session.pool.clone()).or_default();
+        // Workers that serve other tenants are none of the caller's business.
+        let here = state
+            .serving(&job.spec.topic)
+            .filter(|(_, session)| session.serves.contains(&job.tenant))
+            .map(|(id, session)| session.view(id));
+        for view in here.chain(elsewhere.iter().map(WorkerInfo::view)) {
+            let answer = check(&needs, &view);
+            let (standing, workers) = pools.entry(view.pool.clone()).or_default();
             standing.count(answer);
             if workers.len() < MAX_NAMED {
                 workers.push(WorkerDiagnosis {
-                    worker_id: session.worker_id.clone(),
+                    worker_id: view.worker_id.clone(),
                     eligible: answer.is_ok(),
                     reason: answer.err().map_or("", |mismatch| mismatch.code()),
                     message: answer

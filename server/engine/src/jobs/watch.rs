@@ -147,7 +147,8 @@ impl Watch {
                 .tail(self.engine.shard(), from, PAGE)
                 .await?
                 .value;
-            if from < page.first {
+            // Trimmed past the reader, or taken back behind it.
+            if from < page.first || from > page.next {
                 return Err(Error::ResumeTokenInvalid);
             }
             let read = page.entries.len();

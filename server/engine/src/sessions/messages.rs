@@ -283,7 +283,7 @@ impl Engine {
             let slot = match &effect {
                 Effect::TellCancel { slot, .. } | Effect::TellRevoke { slot } => slot.clone(),
             };
-            if slot.replica != *self.replica() {
+            if slot.replica != self.replica() {
                 continue;
             }
             let attempt = AttemptRef {

@@ -22,13 +22,13 @@ impl Engine {
         WorkerInfo {
             worker_id: session.worker_id.clone(),
             session_id: id.clone(),
-            replica_id: self.replica().clone(),
+            replica_id: self.replica(),
             tenant: session.tenant.clone(),
             principal_id: session.principal_id.clone(),
             tenants_served: session.serves.clone(),
             pool: session.pool.clone(),
             topics: session.topics.clone(),
-            capabilities: session.capabilities.iter().cloned().collect(),
+            capabilities: session.capabilities.clone(),
             labels: session.labels.clone(),
             max_parallel_jobs: session.max_parallel,
             active_jobs: u32::try_from(session.leases.len()).unwrap_or(u32::MAX),
@@ -54,6 +54,19 @@ impl Engine {
         };
         let mut state = self.dispatcher().lock();
         state.departed.insert(id.clone(), info);
+    }
+
+    /// The connected workers of this replica, by session.
+    pub(crate) fn own_workers(&self) -> Vec<WorkerInfo> {
+        let state = self.dispatcher().lock();
+        let mut workers: Vec<WorkerInfo> = state
+            .sessions
+            .iter()
+            .map(|(id, session)| self.worker_info(id, session))
+            .collect();
+        drop(state);
+        workers.sort_by(|a, b| a.session_id.cmp(&b.session_id));
+        workers
     }
 
     /// The workers that belong to the caller's tenant or serve it, by name; the newest connection
@@ -87,6 +100,8 @@ impl Engine {
             }
         }
         drop(state);
+        let elsewhere = self.workers_elsewhere().into_iter();
+        workers.extend(elsewhere.filter(|one| visible(&one.tenant, &one.tenants_served)));
         for worker in &mut workers {
             // Whom a shared worker serves beside the caller is none of the caller's business.
             if worker.tenant != caller.tenant && !caller.system {
@@ -150,7 +165,7 @@ impl Engine {
     /// Gives a worker of the caller's tenant no more jobs, also after it reconnects, until undone.
     ///
     /// # Errors
-    /// `NotFound`; `TenantNotAllowed` for one that only serves the caller's tenant.
+    /// `NotFound`; `TenantNotAllowed` for one that only serves the caller's tenant; `Unavailable`.
     pub async fn drain_worker(
         &self,
         caller: &Caller,
@@ -165,22 +180,11 @@ impl Engine {
             Err(_) if undo => caller.tenant.clone(),
             Err(_) => return found,
         };
-        {
-            let mut state = self.dispatcher().lock();
-            for session in state.sessions.values_mut() {
-                if session.tenant == tenant && session.worker_id == *id {
-                    session.drained = !undo;
-                }
-            }
-            let name = (tenant, id.clone());
-            if undo {
-                state.drained.remove(&name);
-            } else {
-                state.drained.insert(name);
-            }
-        }
-        self.dispatcher().wake();
-        self.get_worker(caller, id).await
+        self.write_drained(&tenant, id, undo).await?;
+        let mut worker = self.get_worker(caller, id).await?;
+        // One that is connected elsewhere is described as it was a moment ago.
+        worker.draining |= !undo;
+        Ok(worker)
     }
 
     /// Lists the pools of the connected workers that belong to the caller's tenant or serve it, by

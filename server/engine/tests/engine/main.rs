@@ -24,6 +24,7 @@ mod outbound;
 mod placement;
 mod policy;
 mod queue;
+mod replicas;
 mod rerun;
 mod retention;
 mod sessions;

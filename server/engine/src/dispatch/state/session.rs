@@ -63,11 +63,17 @@ impl SessionState {
     }
 
     pub(crate) fn has_free_slot(&self) -> bool {
-        self.open
-            && !self.leaving
-            && !self.drained
-            && self.active() < self.max_parallel
-            && !self.outbound.is_full()
+        self.free_slots() > 0
+    }
+
+    /// How many assignments it may be given now.
+    pub(crate) fn free_slots(&self) -> usize {
+        let gets = self.open && !self.leaving && !self.drained && !self.outbound.is_full();
+        if gets {
+            self.max_parallel.saturating_sub(self.active()) as usize
+        } else {
+            0
+        }
     }
 
     pub(crate) fn view<'a>(&'a self, session: &'a SessionId) -> WorkerView<'a> {

@@ -2,18 +2,19 @@
 //! given up when their session has ended or their assignment was never sent.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use coretex_core::id::{JobId, LeaseId, ReplicaId, SessionId, TenantId};
 use coretex_core::job::Progress;
-use coretex_core::lease::Tick;
+use coretex_core::lease::{HeldKey, Standing, Tick};
 use coretex_core::time::Timestamp;
 
 use super::State;
 use crate::access::Caller;
 use crate::commits::Loaded;
 use crate::keyspace::HeldEntry;
-use crate::types::AttemptRef;
+use crate::types::{AttemptRef, ToWorker};
 
 /// A slot in use, by its lease.
 #[derive(Debug)]
@@ -23,8 +24,9 @@ pub(crate) struct Slot {
     pub(crate) job_id: JobId,
     /// The number of the attempt; 0 = not known, because only the held index told of it.
     pub(crate) attempt: u32,
-    /// The version of the record that last told of it.
-    version: u64,
+    /// How often the job had changed by the record that last told of it: its events, which only
+    /// grow in one life of a job. Versions name writes and have no order.
+    changes: u32,
     /// The job as last written, while the attempt is current.
     pub(crate) loaded: Option<Loaded>,
     /// When the worker said that it started, until that is written.
@@ -46,7 +48,7 @@ impl Slot {
             tenant,
             job_id,
             attempt,
-            version: 0,
+            changes: 0,
             loaded: None,
             started_at: None,
             progress: None,
@@ -56,11 +58,29 @@ impl Slot {
         }
     }
 
+    /// What is known of the attempt is from a store that has been taken back.
+    pub(crate) fn distrust(&mut self) {
+        self.changes = 0;
+        self.loaded = None;
+    }
+
     /// Whether the caller sees the job that the slot is used for.
     pub(crate) fn is_visible(&self, caller: &Caller) -> bool {
         let own = |loaded: &Loaded| loaded.job.principal_id == caller.principal_id;
         self.tenant == caller.tenant
             && (!caller.own_jobs_only() || self.loaded.as_ref().is_some_and(own))
+    }
+
+    /// Whether the index says more of the attempt than is known here.
+    fn is_behind(&self, standing: Standing) -> bool {
+        match standing {
+            Standing::Current => false,
+            Standing::CancelRequested => {
+                let asked = |loaded: &Loaded| loaded.job.cancel.is_some();
+                self.loaded.as_ref().is_some_and(|loaded| !asked(loaded))
+            }
+            Standing::Over => self.loaded.is_some(),
+        }
     }
 
     /// Whether a worker that names `attempt` means this slot: nothing but an exact match counts.
@@ -87,6 +107,8 @@ pub(crate) struct Found {
     pub(crate) stale: Vec<(SessionId, AttemptRef)>,
     /// Entries of connected workers that no slot stands for.
     pub(crate) unknown: Vec<HeldEntry>,
+    /// Jobs that stand otherwise in the index than in memory: somebody else has changed them.
+    pub(crate) behind: Vec<(TenantId, JobId)>,
 }
 
 impl State {
@@ -166,10 +188,10 @@ impl State {
             Slot::new(tenant, id, told.attempt, told.session.clone())
         });
         // Writes of one job may report out of order.
-        if slot.version >= after.version {
+        if slot.changes > job.events.total() {
             return;
         }
-        slot.version = after.version;
+        slot.changes = job.events.total();
         slot.attempt = told.attempt;
         slot.loaded = job.holds(lease).then(|| after.clone());
         slot.suspect = false;
@@ -193,7 +215,7 @@ impl State {
 
     /// Compares the slots with the members of the held index. What differs twice in a row is no
     /// commit under way: it is put right here, as far as memory goes.
-    pub(crate) fn compare(&mut self, held: Vec<HeldEntry>, now: Tick) -> Found {
+    pub(crate) fn compare(&mut self, held: Vec<HeldKey>, now: Tick) -> Found {
         let listed: HashSet<(SessionId, LeaseId)> = held
             .iter()
             .map(|entry| (entry.session.clone(), entry.lease_id))
@@ -212,6 +234,9 @@ impl State {
                 found.stale.push((slot.session.clone(), attempt));
             } else {
                 slot.suspect = true;
+                found
+                    .behind
+                    .push((slot.tenant.clone(), slot.job_id.clone()));
             }
         }
         for (_, attempt) in &found.stale {
@@ -221,6 +246,11 @@ impl State {
         for entry in held {
             let slot = self.slots.get(&entry.lease_id);
             let known = slot.is_some_and(|slot| slot.session == entry.session);
+            if let Some(slot) = slot.filter(|slot| known && slot.is_behind(entry.standing)) {
+                found
+                    .behind
+                    .push((slot.tenant.clone(), slot.job_id.clone()));
+            }
             // A commit that is long under way: it, or the adoption, will say.
             let opening = self
                 .sessions
@@ -233,7 +263,7 @@ impl State {
             if !self.suspect_entries.contains(&name) {
                 suspects.insert(name);
             } else if self.sessions.contains_key(&entry.session) {
-                found.unknown.push(entry);
+                found.unknown.push(entry.into());
             } else {
                 // Of a session that has ended, and its worker may come back.
                 let slot = Slot::new(entry.tenant, entry.job_id, 0, entry.session.clone());
@@ -253,6 +283,78 @@ impl State {
             self.lose(&session, now);
         }
         found
+    }
+
+    /// Takes over a job as another replica has left it: which workers to tell what, and with `None`
+    /// whose session is over because its worker has come back elsewhere.
+    pub(crate) fn catch_up(
+        &mut self,
+        replica: &ReplicaId,
+        read: &Loaded,
+        now: Timestamp,
+    ) -> Vec<(SessionId, Option<ToWorker>)> {
+        let job = &*read.job;
+        let leases: Vec<LeaseId> = self
+            .slots
+            .iter()
+            .filter(|(_, slot)| slot.job_id == job.id && slot.tenant == job.tenant)
+            // Written here since it was read.
+            .filter(|(_, slot)| slot.changes <= job.events.total())
+            .map(|(lease, _)| *lease)
+            .collect();
+        let mut told = Vec::new();
+        for lease in leases {
+            let Some(slot) = self.slots.get(&lease) else {
+                continue;
+            };
+            let session = slot.session.clone();
+            let before = slot.loaded.as_ref().map(|loaded| Arc::clone(&loaded.job));
+            let attempt = AttemptRef {
+                tenant: job.tenant.clone(),
+                job_id: job.id.clone(),
+                attempt: slot.attempt,
+                lease_id: lease,
+            };
+            let here = job
+                .slots()
+                .find(|one| one.lease_id == lease && one.replica == *replica)
+                .filter(|one| one.session == session);
+            let stays = here.is_some();
+            if let Some(here) = here.cloned() {
+                self.put_slot(&here, read);
+            } else {
+                self.remove_slot(lease);
+            }
+            if job.holds(lease) && !stays {
+                told.push((session, None));
+            } else if job.holds(lease) {
+                let asked = before.is_some_and(|before| before.cancel.is_some());
+                if let Some(cancel) = job.cancel.as_ref().filter(|_| !asked) {
+                    let message = ToWorker::Cancel {
+                        attempt,
+                        reason: cancel.reason.clone(),
+                        grace: cancel.terminal_at.since(now),
+                    };
+                    told.push((session, Some(message)));
+                }
+            } else if before.is_some() {
+                let reason = "the attempt was taken away".to_owned();
+                told.push((session, Some(ToWorker::Revoke { attempt, reason })));
+            }
+        }
+        told
+    }
+
+    /// Forgets every slot, and what was to become of them: they are another replica's now.
+    pub(crate) fn forget_slots(&mut self) {
+        self.slots.clear();
+        self.lost.clear();
+        self.unsent.clear();
+        self.departed.clear();
+        self.suspect_entries.clear();
+        for session in self.sessions.values_mut() {
+            session.leases.clear();
+        }
     }
 
     /// Frees a slot; true when a connected worker has one more free now.

@@ -115,21 +115,20 @@ fn entries_of(job: &Job) -> Vec<(Bytes, Bytes)> {
         let member = [topic, &[0], key.encode().as_slice()].concat();
         entries.push((Bytes::from("ready"), member.into()));
     }
-    for slot in job
-        .lease
-        .iter()
-        .map(|lease| &lease.slot)
-        .chain(&job.unreleased)
-    {
-        let lease = slot.lease_id.to_string();
+    let current = if job.cancel.is_some() { b'r' } else { b'c' };
+    let out = job.lease.iter().map(|lease| (&lease.slot, current));
+    for (slot, standing) in out.chain(job.unreleased.iter().map(|slot| (slot, b'x'))) {
+        let mut standing_tenant = vec![standing];
+        standing_tenant.extend_from_slice(tenant);
+        let mut lease_job = slot.lease_id.bits().to_be_bytes().to_vec();
+        lease_job.extend_from_slice(job.id.as_bytes());
         let member = joined(
             "",
             &[
                 slot.replica.as_bytes(),
                 slot.session.as_bytes(),
-                tenant,
-                job.id.as_bytes(),
-                lease.as_bytes(),
+                &standing_tenant,
+                &lease_job,
             ],
         );
         entries.push((Bytes::from("held"), member));

@@ -188,6 +188,13 @@ impl Bench {
         }
     }
 
+    /// One more engine on the same store whose messages reach nobody, and who hears none.
+    pub(crate) async fn apart(&self) -> coretex_engine::Result<(Engine, Arc<Tap>)> {
+        let count = self.starts.fetch_add(1, Ordering::Relaxed);
+        let bus = InProcBus::new();
+        start(&self.setup, count, &self.faulty, &self.names, &bus).await
+    }
+
     /// One more engine on the same store and bus.
     pub(crate) async fn another(&self) -> coretex_engine::Result<(Engine, Arc<Tap>)> {
         let count = self.starts.fetch_add(1, Ordering::Relaxed);

@@ -14,6 +14,7 @@ use coretex_store::{
     Read, Record, Shard, Store, StoreError, StoreInfo, Usage, Write,
 };
 use parking_lot::Mutex;
+use tokio::sync::watch;
 
 /// Every record and index that any batch has named.
 #[derive(Debug, Default)]
@@ -57,6 +58,8 @@ pub(crate) struct Tap {
     names: Arc<Names>,
     exclusive: bool,
     dead: AtomicBool,
+    away: watch::Sender<bool>,
+    epochs: AtomicU64,
     read_pause: Mutex<Duration>,
     pressure: Mutex<Option<Pressure>>,
     commits: AtomicU64,
@@ -70,6 +73,8 @@ impl Tap {
             names,
             exclusive,
             dead: AtomicBool::new(false),
+            away: watch::Sender::new(false),
+            epochs: AtomicU64::new(0),
             read_pause: Mutex::default(),
             pressure: Mutex::default(),
             commits: AtomicU64::new(0),
@@ -80,6 +85,21 @@ impl Tap {
     /// Whoever stands on this store never hears from it again, and it never from them.
     pub(crate) fn kill(&self) {
         self.dead.store(true, Ordering::Relaxed);
+    }
+
+    /// What is asked from now on hangs, and is only sent when the store comes back.
+    pub(crate) fn take_away(&self) {
+        self.away.send_replace(true);
+    }
+
+    /// The end of [`Self::take_away`].
+    pub(crate) fn bring_back(&self) {
+        self.away.send_replace(false);
+    }
+
+    /// The store says that it may have lost commits.
+    pub(crate) fn rewind(&self) {
+        self.epochs.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Every read takes this long from now on.
@@ -105,6 +125,9 @@ impl Tap {
         if self.dead.load(Ordering::Relaxed) {
             pending::<()>().await;
         }
+        let mut away = self.away.subscribe();
+        // The sender lives as long as this.
+        let _ = away.wait_for(|away| !*away).await;
     }
 
     async fn read(&self, shard: Shard) {
@@ -136,7 +159,7 @@ impl Store for Tap {
     }
 
     fn epoch(&self) -> u64 {
-        self.inner.epoch()
+        self.inner.epoch() + self.epochs.load(Ordering::Relaxed)
     }
 
     async fn get(
