@@ -19,9 +19,9 @@ use crate::Error;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often an otherwise silent connection is probed, so that a half-open one is noticed while the
 /// adoption window of workers (15 s by default) still runs, and proxies do not cut idle ones.
-const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(8);
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(6);
 /// How long a probe may stay unanswered.
-const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(5);
+const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(4);
 /// HTTP/2 windows that hold a few of the largest payloads, so that one does not wait for window
 /// updates; the default of 64 KiB would.
 const STREAM_WINDOW: u32 = 2 * 1024 * 1024;

@@ -218,7 +218,7 @@ impl Default for Config {
             },
             timing: Timing {
                 adoption_window: Duration::from_secs(15),
-                heartbeat_interval: Duration::from_secs(10),
+                heartbeat_interval: Duration::from_secs(5),
                 heartbeat_timeout: Duration::from_secs(30),
                 cancel_grace: Duration::from_secs(30),
                 drain_timeout: Duration::from_secs(30),

@@ -109,7 +109,7 @@ impl Default for Timing {
     fn default() -> Self {
         Self {
             adoption_window: coretex_core::lease::ADOPTION_WINDOW,
-            heartbeat_interval: Duration::from_secs(10),
+            heartbeat_interval: coretex_core::lease::HEARTBEAT_EVERY,
             session_silence: coretex_core::lease::SESSION_SILENCE,
             cancel_grace: Duration::from_secs(30),
             lazy_start: Duration::from_millis(250),

@@ -295,7 +295,18 @@ impl Engine {
 
     /// Ends a session. Its slots stay taken until their attempts are adopted or given up.
     pub(crate) fn end_session(&self, id: &SessionId, why: SessionEnd) {
-        let removed = self.dispatcher().lock().remove_session(id, self.tick());
+        let now = self.tick();
+        let removed = {
+            let mut state = self.dispatcher().lock();
+            let heard = state.sessions.get(id).map_or(now, |session| session.heard);
+            // A silent one had ended by the first heartbeat that did not come, and its worker has
+            // been free to go elsewhere since.
+            let since = match why {
+                SessionEnd::Silent => now.min(heard + self.timing().heartbeat_interval),
+                _ => now,
+            };
+            state.remove_session(id, since)
+        };
         if let Some(session) = removed {
             // Before the channel closes: who finds it closed asks why.
             let _ = session.end.set(why);

@@ -94,7 +94,7 @@ impl Engine {
                 pages: count,
                 workers: Cow::Borrowed(part),
             };
-            let page = Bytes::from(codec::encode(FORMAT, &page)?);
+            let page = codec::encode(FORMAT, &page)?;
             let last = told
                 .pages
                 .get(number)

@@ -128,7 +128,7 @@ async fn a_slot_that_another_replica_has_freed_is_free() {
     let attempt = worker.assignment().await;
     // The worker comes back at the first replica while the other has not noticed that it has left.
     let mut moved = bench.connect(again("w", &[&attempt])).await;
-    assert_eq!(moved.session.welcome.kept, [attempt.clone()]);
+    assert_eq!(moved.session.welcome.kept, std::slice::from_ref(&attempt));
     // The other learns from the store that its session is over.
     let mut ended = false;
     for _ in 0..12 {
