@@ -43,8 +43,12 @@ impl Seen {
 }
 
 pub(crate) fn client(url: &str, connections: usize) -> Result<Client> {
+    client_of(&[url], connections)
+}
+
+pub(crate) fn client_of(urls: &[&str], connections: usize) -> Result<Client> {
     Ok(Client::builder()
-        .server(url)
+        .servers(urls.iter().copied())
         .connections(connections)
         .deadline(Duration::from_secs(120))
         .build()?)

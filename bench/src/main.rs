@@ -3,9 +3,11 @@
 //! One process of its own each: the server (`coretexd`), the worker (this program again) and the
 //! load (this program), so that CPU and memory of the server are its own.
 
+mod backends;
 mod load;
 mod process;
 mod raw;
+mod replicas;
 mod report;
 mod rows;
 mod server;

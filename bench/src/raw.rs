@@ -21,6 +21,7 @@ use coretex_engine::{
     Timing, ToWorker,
 };
 use coretex_store::embedded::{EmbeddedOptions, EmbeddedStore};
+use coretex_store::redis::{RedisOptions, RedisStore};
 use coretex_store::{
     Batch, CommitError, Committed, Key, LogId, LogPage, Member, Order, Precondition, Pressure,
     Range, Read, Record, Shard, Store, StoreError, StoreInfo, Usage,
@@ -29,7 +30,8 @@ use futures::StreamExt;
 use parking_lot::Mutex;
 
 use crate::Result;
-use crate::server::Durability;
+use crate::backends::Backends;
+use crate::server::Keeping;
 use crate::source::{RandomIds, SystemClock};
 
 /// A store that writes down what it commits.
@@ -247,22 +249,42 @@ pub(crate) struct Raw {
     pub(crate) bytes_per_job: f64,
 }
 
-/// Sends the recorded batches to a fresh store on disk.
-pub(crate) async fn measure(directory: &Path, durability: Durability, jobs: usize) -> Result<Raw> {
+/// Sends the recorded batches to a fresh store.
+pub(crate) async fn measure(
+    directory: &Path,
+    keeping: Keeping,
+    shared: Option<&Backends>,
+    jobs: usize,
+) -> Result<Raw> {
     let (first, order) = record(jobs).await?;
     let data = tempfile::TempDir::with_prefix_in("coretex-raw-", directory)?;
-    let mut options =
-        EmbeddedOptions::directory(data.path(), Arc::new(SystemClock), rand::random());
-    if durability == Durability::Async {
-        options.durability = coretex_store::Durability::Async;
-    }
-    let store = EmbeddedStore::open(options)?;
+    let store: Box<dyn Store> = match shared {
+        None => {
+            let mut options =
+                EmbeddedOptions::directory(data.path(), Arc::new(SystemClock), rand::random());
+            if keeping == Keeping::Async {
+                options.durability = coretex_store::Durability::Async;
+            }
+            Box::new(EmbeddedStore::open(options)?)
+        }
+        Some(shared) => {
+            let mut options = RedisOptions::new(shared.store(), Arc::new(RandomIds));
+            if keeping == Keeping::RedisAlways {
+                options.durability = coretex_store::Durability::Fsync;
+            }
+            Box::new(RedisStore::open(options).await?)
+        }
+    };
     for batch in first {
         store.commit(batch).await?;
     }
     let commits: usize = order.iter().map(Vec::len).sum();
     let count = order.len();
-    let (begun, cpu) = (Instant::now(), crate::process::cpu(std::process::id())?);
+    let used = || -> Result<Duration> {
+        let shared = shared.map_or(Ok(Duration::ZERO), Backends::redis_cpu)?;
+        Ok(crate::process::cpu(std::process::id())? + shared)
+    };
+    let (begun, cpu) = (Instant::now(), used()?);
     let failed = Mutex::new(None);
     futures::stream::iter(order)
         .for_each_concurrent(128, |batches| {
@@ -277,15 +299,19 @@ pub(crate) async fn measure(directory: &Path, durability: Durability, jobs: usiz
         })
         .await;
     let took = begun.elapsed();
-    let cpu = crate::process::cpu(std::process::id())?.saturating_sub(cpu);
+    let cpu = used()?.saturating_sub(cpu);
     if let Some(error) = failed.into_inner() {
         return Err(error.into());
     }
     store.close(Duration::from_secs(10)).await;
+    let bytes = match shared {
+        None => crate::process::directory_bytes(data.path())?,
+        Some(shared) => shared.redis_memory()?,
+    };
     Ok(Raw {
         jobs_per_second: count as f64 / took.as_secs_f64(),
         commits_per_second: commits as f64 / took.as_secs_f64(),
         cpu_micros_per_job: cpu.as_secs_f64() * 1e6 / count as f64,
-        bytes_per_job: crate::process::directory_bytes(data.path())? as f64 / count as f64,
+        bytes_per_job: bytes as f64 / count as f64,
     })
 }

@@ -7,16 +7,16 @@ use coretex::proto::{DiagnoseJobRequest, ListJobsRequest};
 
 use crate::load::{self, Seen, Waiting};
 use crate::report::{self, Figure, Machine, Results, Row};
-use crate::server::{Durability, Server, Worker};
+use crate::server::{Keeping, Server, Worker};
 use crate::{Result, process, raw};
 
-const TOPIC: &str = "job.noop";
+pub(crate) const TOPIC: &str = "job.noop";
 /// Clients of the closed-loop rows, over this many connections.
-const CLIENTS: usize = 64;
-const CONNECTIONS: usize = 4;
+pub(crate) const CLIENTS: usize = 64;
+pub(crate) const CONNECTIONS: usize = 4;
 /// Parallel slots of the no-op worker.
-const SLOTS: usize = 128;
-const MIB: f64 = 1024.0 * 1024.0;
+pub(crate) const SLOTS: usize = 128;
+pub(crate) const MIB: f64 = 1024.0 * 1024.0;
 /// The cache that the server gives its store by default.
 const CACHE_MIB: f64 = 16.0;
 
@@ -31,10 +31,10 @@ pub(crate) struct Options {
     pub(crate) scale: usize,
 }
 
-struct Bench {
-    coretexd: PathBuf,
-    directory: PathBuf,
-    scale: usize,
+pub(crate) struct Bench {
+    pub(crate) coretexd: PathBuf,
+    pub(crate) directory: PathBuf,
+    pub(crate) scale: usize,
     rows: Vec<Row>,
     wanted: Vec<String>,
     /// Jobs a second of the raw store, for the share that the product reaches.
@@ -93,15 +93,15 @@ pub(crate) async fn run(options: Options) -> Result<()> {
 }
 
 /// A measured stretch: what the clients saw and what the processes used.
-struct Measured {
-    seen: Seen,
+pub(crate) struct Measured {
+    pub(crate) seen: Seen,
     server_cpu: f64,
     worker_cpu: f64,
     client_cpu: f64,
 }
 
 impl Measured {
-    fn figures(&self) -> Vec<Figure> {
+    pub(crate) fn figures(&self) -> Vec<Figure> {
         let mut figures = vec![
             Figure::new("jobs", self.seen.per_second(), "jobs/s"),
             Figure::new("submit to result, p50", self.seen.millis(0.5), "ms"),
@@ -118,60 +118,61 @@ impl Measured {
 }
 
 impl Bench {
-    fn wants(&self, letter: &str) -> bool {
+    pub(crate) fn wants(&self, letter: &str) -> bool {
         self.wanted.is_empty() || self.wanted.iter().any(|wanted| wanted == letter)
     }
 
-    fn push(
+    pub(crate) fn push(
         &mut self,
         letter: &'static str,
         title: &str,
-        durability: Durability,
+        keeping: Keeping,
         figures: Vec<Figure>,
     ) {
-        report::say(&format!("{letter}: {title} ({}) done", durability.name()));
+        report::say(&format!("{letter}: {title} ({}) done", keeping.name()));
         let row = Row {
             letter,
             title: title.to_owned(),
-            durability: durability.name(),
+            durability: keeping.name(),
             figures,
         };
         self.rows.push(row);
     }
 
-    fn start(&self, durability: Durability) -> Result<Server> {
-        Server::start(&self.coretexd, &self.directory, durability)
+    fn start(&self, keeping: Keeping) -> Result<Server> {
+        Server::start(&self.coretexd, &self.directory, keeping, None)
     }
 
     async fn all(&mut self) -> Result<()> {
         if self.wants("a") {
-            self.raw_limit(Durability::Fsync).await?;
+            self.raw_limit(Keeping::Fsync).await?;
         }
         if self.wants("b") {
-            self.end_to_end("b", Durability::Fsync).await?;
+            self.end_to_end("b", Keeping::Fsync).await?;
         }
         if self.wants("c") {
-            self.idle(Durability::Fsync).await?;
+            self.idle(Keeping::Fsync).await?;
         }
         if self.wants("d") {
-            self.batches(Durability::Fsync).await?;
+            self.batches(Keeping::Fsync).await?;
         }
         if self.wants("e") {
-            self.backlog(Durability::Fsync).await?;
+            self.backlog(Keeping::Fsync).await?;
         }
         if self.wants("f") {
-            self.open_loop(Durability::Fsync).await?;
+            self.open_loop(Keeping::Fsync).await?;
         }
         if self.wants("g") {
-            self.raw_limit(Durability::Async).await?;
-            self.end_to_end("g", Durability::Async).await?;
+            self.raw_limit(Keeping::Async).await?;
+            self.end_to_end("g", Keeping::Async).await?;
         }
+        self.shared().await?;
         Ok(())
     }
 
-    async fn raw_limit(&mut self, durability: Durability) -> Result<()> {
-        let raw = raw::measure(&self.directory, durability, 40_000 / self.scale).await?;
-        if durability == Durability::Fsync {
+    async fn raw_limit(&mut self, keeping: Keeping) -> Result<()> {
+        let raw = raw::measure(&self.directory, keeping, None, 40_000 / self.scale).await?;
+        if keeping == Keeping::Fsync {
             self.raw = Some(raw.jobs_per_second);
         }
         let figures = vec![
@@ -183,13 +184,13 @@ impl Bench {
         self.push(
             "a",
             "the store alone, the product's own batches",
-            durability,
+            keeping,
             figures,
         );
         Ok(())
     }
 
-    async fn measured(
+    pub(crate) async fn measured(
         &self,
         server: &Server,
         worker: &Worker,
@@ -217,13 +218,13 @@ impl Bench {
         })
     }
 
-    async fn end_to_end(&mut self, letter: &'static str, durability: Durability) -> Result<()> {
-        let server = self.start(durability)?;
+    async fn end_to_end(&mut self, letter: &'static str, keeping: Keeping) -> Result<()> {
+        let server = self.start(keeping)?;
         let worker = Worker::start(&server, TOPIC, SLOTS)?;
         let client = load::client(&server.url, CONNECTIONS)?;
         let jobs = 60_000 / self.scale;
         load::closed(&client, TOPIC, CLIENTS, jobs / 10, Waiting::OnSubmit).await?;
-        let goal = if durability == Durability::Fsync {
+        let goal = if keeping == Keeping::Fsync {
             4_000.0
         } else {
             7_000.0
@@ -239,7 +240,7 @@ impl Bench {
             if waiting == Waiting::OnSubmit {
                 figures[0] = figures[0].clone().at_least(goal);
                 figures[3] = figures[3].clone().at_most(200.0);
-                if durability == Durability::Fsync {
+                if keeping == Keeping::Fsync {
                     self.peak = Some(measured.seen.per_second());
                     if let Some(raw) = self.raw {
                         let share = measured.seen.per_second() * 100.0 / raw;
@@ -254,13 +255,13 @@ impl Bench {
             ));
             let grown = server.bytes()?.saturating_sub(bytes) as f64 / jobs as f64;
             figures.push(Figure::new("file growth", grown, "bytes/job"));
-            self.push(letter, title, durability, figures);
+            self.push(letter, title, keeping, figures);
         }
         Ok(())
     }
 
-    async fn idle(&mut self, durability: Durability) -> Result<()> {
-        let server = self.start(durability)?;
+    async fn idle(&mut self, keeping: Keeping) -> Result<()> {
+        let server = self.start(keeping)?;
         let ready = server.ready_after.as_secs_f64() * 1e3;
         // Idle memory is that of a server that has been looked at, not of one that was never used.
         let client = load::client(&server.url, 1)?;
@@ -281,12 +282,12 @@ impl Bench {
         figures.push(Figure::new("RSS at rest", rss, "MiB").at_most(40.0));
         figures.push(Figure::new("CPU at rest", used, "% of a core"));
         figures.push(Figure::new("ready after", ready, "ms").at_most(150.0));
-        self.push("c", "one client, idle server", durability, figures);
+        self.push("c", "one client, idle server", keeping, figures);
         Ok(())
     }
 
-    async fn batches(&mut self, durability: Durability) -> Result<()> {
-        let server = self.start(durability)?;
+    async fn batches(&mut self, keeping: Keeping) -> Result<()> {
+        let server = self.start(keeping)?;
         let worker = Worker::start(&server, TOPIC, SLOTS)?;
         let client = load::client(&server.url, CONNECTIONS)?;
         let jobs = 40_000 / self.scale;
@@ -302,14 +303,14 @@ impl Bench {
         self.push(
             "d",
             "SubmitJobs of 100, 4 at a time, one worker",
-            durability,
+            keeping,
             figures,
         );
         Ok(())
     }
 
-    async fn backlog(&mut self, durability: Durability) -> Result<()> {
-        let server = self.start(durability)?;
+    async fn backlog(&mut self, keeping: Keeping) -> Result<()> {
+        let server = self.start(keeping)?;
         let client = load::client(&server.url, CONNECTIONS)?;
         let waiting = 100_000 / self.scale;
         load::closed(&client, "job.other", 8, 200, Waiting::Never).await?;
@@ -371,12 +372,12 @@ impl Bench {
             Figure::new("CPU of coretexd, drain", used, "us/job"),
         ];
         let title = format!("{waiting} waiting jobs");
-        self.push("e", &title, durability, figures);
+        self.push("e", &title, keeping, figures);
         Ok(())
     }
 
-    async fn open_loop(&mut self, durability: Durability) -> Result<()> {
-        let server = self.start(durability)?;
+    async fn open_loop(&mut self, keeping: Keeping) -> Result<()> {
+        let server = self.start(keeping)?;
         let worker = Worker::start(&server, TOPIC, SLOTS)?;
         let client = load::client(&server.url, CONNECTIONS)?;
         load::closed(&client, TOPIC, CLIENTS, 2_000, Waiting::OnSubmit).await?;
@@ -386,7 +387,7 @@ impl Bench {
         let measured = self.measured(&server, &worker, work).await?;
         let mut figures = measured.figures();
         figures.insert(0, Figure::new("intended rate", rate, "jobs/s"));
-        self.push("f", "open loop at half the peak", durability, figures);
+        self.push("f", "open loop at half the peak", keeping, figures);
         Ok(())
     }
 }
@@ -407,7 +408,7 @@ where
 }
 
 /// Waits until nothing waits or runs for the measured topic.
-async fn drained(client: &coretex::Client) -> Result<()> {
+pub(crate) async fn drained(client: &coretex::Client) -> Result<()> {
     use coretex::JobState;
     use coretex::proto::{CountJobsRequest, JobFilter};
     loop {

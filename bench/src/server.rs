@@ -6,20 +6,37 @@ use std::time::{Duration, Instant};
 
 use std::io::{BufRead, BufReader};
 
+use crate::backends::Backends;
 use crate::{Result, process};
 
 /// How a server keeps its data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Durability {
+pub(crate) enum Keeping {
+    /// In its own file, on disk before it is acknowledged.
     Fsync,
+    /// In its own file, on disk within about a second.
     Async,
+    /// In Redis, whose append-only file is on disk within about a second.
+    RedisEverysec,
+    /// In Redis, whose append-only file is on disk before a commit is acknowledged.
+    RedisAlways,
 }
 
-impl Durability {
+impl Keeping {
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Fsync => "fsync",
             Self::Async => "async",
+            Self::RedisEverysec => "redis, AOF everysec",
+            Self::RedisAlways => "redis, AOF always",
+        }
+    }
+
+    /// The setting of the server.
+    const fn durability(self) -> &'static str {
+        match self {
+            Self::Fsync | Self::RedisAlways => "fsync",
+            Self::Async | Self::RedisEverysec => "async",
         }
     }
 }
@@ -35,8 +52,13 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// Starts a server on an empty store and waits until it is ready.
-    pub(crate) fn start(coretexd: &Path, parent: &Path, durability: Durability) -> Result<Self> {
+    /// Starts a server and waits until it is ready; without `shared`, on an empty store of its own.
+    pub(crate) fn start(
+        coretexd: &Path,
+        parent: &Path,
+        keeping: Keeping,
+        shared: Option<&Backends>,
+    ) -> Result<Self> {
         let directory = tempfile::TempDir::with_prefix_in("coretex-bench-", parent)?;
         let data = directory.path().join("data");
         let config = directory.path().join("config.toml");
@@ -44,11 +66,16 @@ impl Server {
         // out of the way of the row that fills the queue to 100,000.
         let settings = format!(
             "[store]\ndurability = \"{}\"\n[retention]\njobs = \"20s\"\n[limits]\nmax_waiting_jobs = 2000000\n",
-            durability.name()
+            keeping.durability()
         );
         std::fs::write(&config, settings)?;
         let begun = Instant::now();
+        let addresses = shared.map(|shared| {
+            let (store, bus) = (shared.store(), shared.bus());
+            ["--store".to_owned(), store, "--bus".to_owned(), bus]
+        });
         let mut child = Command::new(coretexd)
+            .args(addresses.into_iter().flatten())
             .args([
                 "--dev",
                 "--listen",
@@ -94,6 +121,11 @@ impl Server {
     pub(crate) fn bytes(&self) -> Result<u64> {
         process::directory_bytes(&self.data)
     }
+
+    /// Ends it without a chance to say so.
+    pub(crate) fn kill(mut self) {
+        stop(&mut self.child);
+    }
 }
 
 impl Drop for Server {
@@ -111,9 +143,21 @@ pub(crate) struct Worker {
 impl Worker {
     /// Starts a worker; it has connected when this returns.
     pub(crate) fn start(server: &Server, topic: &str, parallel: usize) -> Result<Self> {
+        Self::start_at(&[server], topic, parallel, Duration::ZERO)
+    }
+
+    /// As [`Self::start`], with servers to go to when one is gone, and work that takes a while.
+    pub(crate) fn start_at(
+        servers: &[&Server],
+        topic: &str,
+        parallel: usize,
+        work: Duration,
+    ) -> Result<Self> {
+        let urls: Vec<&str> = servers.iter().map(|server| server.url.as_str()).collect();
         let mut child = Command::new(std::env::current_exe()?)
-            .args(["worker", "--server", &server.url, "--topic", topic])
+            .args(["worker", "--server", &urls.join(","), "--topic", topic])
             .args(["--parallel", &parallel.to_string()])
+            .args(["--work-ms", &work.as_millis().to_string()])
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .spawn()?;
@@ -138,7 +182,7 @@ impl Drop for Worker {
     }
 }
 
-fn stop(child: &mut Child) {
+pub(crate) fn stop(child: &mut Child) {
     // It may have ended by itself; then there is nothing to stop.
     let _ = child.kill();
     let _ = child.wait();
