@@ -149,8 +149,7 @@ impl Engine {
             bytes::Bytes::copy_from_slice(self.replica().as_bytes()),
         );
         let committed = self.store().commit(batch).await?;
-        let version = committed.versions.first().copied().unwrap_or(1);
-        *self.replicas().own.lock() = Some((version, OwnLease::new(sent)));
+        *self.replicas().own.lock() = Some((committed.version, OwnLease::new(sent)));
         Ok(())
     }
 
@@ -213,10 +212,9 @@ impl Engine {
         );
         match self.store().commit(batch).await {
             Ok(committed) => {
-                let version = committed.versions.first().copied().unwrap_or(version + 1);
                 let mut lease = lease;
                 lease.renewed(now);
-                *self.replicas().own.lock() = Some((version, lease));
+                *self.replicas().own.lock() = Some((committed.version, lease));
                 Ok(())
             }
             Err(error) => {
@@ -284,7 +282,7 @@ impl Engine {
         }
         match self.store().commit(batch).await {
             Ok(committed) => {
-                *self.replicas().shard.lock() = committed.versions.first().copied();
+                *self.replicas().shard.lock() = Some(committed.version);
                 self.replicas().owner.store(true, Ordering::Relaxed);
                 Ok(())
             }

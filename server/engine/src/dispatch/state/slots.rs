@@ -23,8 +23,8 @@ pub(crate) struct Slot {
     pub(crate) job_id: JobId,
     /// The number of the attempt; 0 = not known, because only the held index told of it.
     pub(crate) attempt: u32,
-    /// The version of the record that last told of it.
-    version: u64,
+    /// How many events the job had when its record last told of it.
+    events: u32,
     /// The job as last written, while the attempt is current.
     pub(crate) loaded: Option<Loaded>,
     /// When the worker said that it started, until that is written.
@@ -46,7 +46,7 @@ impl Slot {
             tenant,
             job_id,
             attempt,
-            version: 0,
+            events: 0,
             loaded: None,
             started_at: None,
             progress: None,
@@ -165,11 +165,14 @@ impl State {
             let (tenant, id) = (job.tenant.clone(), job.id.clone());
             Slot::new(tenant, id, told.attempt, told.session.clone())
         });
-        // Writes of one job may report out of order.
-        if slot.version >= after.version {
+        // Writes of one job may report out of order, and versions do not tell which is newer. The
+        // number of its events does: in one life of the job it only grows. Writes of progress leave
+        // it as it is; taking the older of two costs a read at the next change.
+        let events = job.events.total();
+        if slot.events > events {
             return;
         }
-        slot.version = after.version;
+        slot.events = events;
         slot.attempt = told.attempt;
         slot.loaded = job.holds(lease).then(|| after.clone());
         slot.suspect = false;
