@@ -210,7 +210,6 @@ impl Engine {
         }
         let key = keyspace::job(&after.tenant, &after.id);
         let value = codec::encode(JOB_FORMAT, &after).map_err(internal)?;
-        // The job goes first, so that its version is the first of the answer.
         match before {
             Some(before) => batch.replace(key, before.version, value),
             None => batch.create(key, value),
@@ -257,14 +256,12 @@ impl Engine {
         self.before_write(before.map(|loaded| &*loaded.job), &after);
         let asked = Instant::now();
         let outcome = self.store().commit(batch).await;
-        let version = before.map_or(1, |loaded| loaded.version + 1);
         let written = match outcome {
             Ok(committed) => {
                 self.observe(asked, committed.time);
-                let version = committed.versions.first().copied().unwrap_or(version);
                 Ok(Loaded {
                     job: Arc::new(after),
-                    version,
+                    version: committed.version,
                 })
             }
             Err(error) => {

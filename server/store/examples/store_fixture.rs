@@ -61,11 +61,11 @@ async fn main() {
     for entry in ["one", "two", "three"] {
         batch.append(text(entry));
     }
-    store.commit(batch).await.unwrap();
+    let first = store.commit(batch).await.unwrap().version;
 
     let mut batch = Batch::new(Shard::Data(1), CommitId(2));
-    batch.replace(text("kept"), 1, text("second"));
-    batch.delete(text("gone"), 1);
+    batch.replace(text("kept"), first, text("second"));
+    batch.delete(text("gone"), first);
     batch.remove(text("index"), text("b"));
     store.commit(batch).await.unwrap();
     store.trim(Shard::Data(1), 2).await.unwrap();

@@ -7,9 +7,27 @@ use coretex_core::time::Timestamp;
 
 use crate::{Index, Key, LogId, Member, Shard, Version};
 
-/// The identity of a batch across resends: 128 random bits.
+/// The identity of a batch across resends: 128 random bits, of which the low 52 are in the versions
+/// that it makes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct CommitId(pub u128);
+
+/// The bit that is set in every version: none is 0, and none is one that counts from 1, as those of
+/// older builds did. All fit into 53 bits, which a double holds exactly.
+const NAMED: Version = 1 << 52;
+
+impl CommitId {
+    /// The version of every record that the batch with this id puts: its low 52 bits, below a bit
+    /// that is always set.
+    ///
+    /// A count would come again after a store has lost commits, for something else. This does not:
+    /// another batch makes another version (52 random bits are equal once in 4.5e15 pairs), and the
+    /// same batch sent again makes the same one.
+    #[must_use]
+    pub const fn version(self) -> Version {
+        NAMED | (self.0 as Version & (NAMED - 1))
+    }
+}
 
 /// A rate for a bucket precondition: `permits` per `per`, with room for `burst` at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,7 +86,7 @@ pub enum Precondition {
 /// One write of a batch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Write {
-    /// Puts a record; its version is one more than before (also over a tombstone), or 1.
+    /// Puts a record; its version is that of the batch, see [`CommitId::version`].
     Put {
         /// The record.
         key: Key,
@@ -192,11 +210,30 @@ impl Batch {
 pub struct Committed {
     /// Store time of the commit (of the answer, when the batch had been applied before).
     pub time: Timestamp,
-    /// Versions of the records that the batch put, in the order of its `Put` writes.
-    pub versions: Vec<Version>,
+    /// The version of every record that the batch put, see [`CommitId::version`].
+    pub version: Version,
     /// The id of the last appended log entry, if any; `None` also for a resend that had been
     /// applied before.
     pub last_log_id: Option<LogId>,
     /// True when this batch had been applied by an earlier send.
     pub resent: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_differ_where_ids_do_and_fit_into_a_double() {
+        let ids = [0, 1, 2, (1 << 51) | 1, (1 << 52) - 1, u128::MAX - 1];
+        let mut versions: Vec<Version> = ids.map(|id| CommitId(id).version()).into();
+        for version in &versions {
+            assert!((1 << 52..1 << 53).contains(version), "{version}");
+            assert_eq!(*version as f64 as Version, *version);
+        }
+        versions.sort_unstable();
+        versions.dedup();
+        assert_eq!(versions.len(), ids.len());
+        assert_eq!(CommitId(1 << 127 | 5).version(), CommitId(5).version());
+    }
 }

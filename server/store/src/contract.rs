@@ -26,7 +26,9 @@ pub type Key = Bytes;
 pub type Index = Bytes;
 /// One member of a sorted index. Byte order is the order of the index.
 pub type Member = Bytes;
-/// How often a record has been written, from 1. Never reused for one key while its tombstone lives.
+/// Names the write that made a record what it is ([`CommitId::version`]); never 0. Versions are equal
+/// or not: they neither count nor have an order. A store that has lost a write does not give its
+/// version to another.
 pub type Version = u64;
 /// The dense position of an entry in a shard's log, from 1.
 pub type LogId = u64;
@@ -186,10 +188,11 @@ pub trait Store: Send + Sync + fmt::Debug + 'static {
     fn pressure(&self) -> Pressure;
 
     /// A number that changes when the store has lost commits that it had acknowledged, or may have:
-    /// a failover to a replica that was behind, a restart without data. From then on the store is
-    /// right and everything remembered from before is not: caches are dropped, and attempts that
-    /// the store does not know are stopped. It has changed by the time the first answer from after
-    /// the loss is given, as far as the engine can notice; never blocks.
+    /// a failover to a replica that was behind, a restart without data, a failed write where
+    /// [`Durability::Async`] had not yet put earlier ones on disk. From then on the store is right
+    /// and everything remembered from before is not: caches are dropped, and attempts that the
+    /// store does not know are stopped. It has changed by the time the first answer from after the
+    /// loss is given, as far as the engine can notice; never blocks.
     fn epoch(&self) -> u64;
 
     /// Reads records, answered in the order of `keys`; `None` where there is none (or a tombstone,

@@ -18,7 +18,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use coretex_store::conformance::ManualClock;
 use coretex_store::embedded::{EmbeddedOptions, EmbeddedStore, OpenError, WriterMode};
-use coretex_store::{Batch, CommitError, Store};
+use coretex_store::{Batch, CommitError, Store, Version};
 
 use common::{Contents, SHARD, b, contents, creation, fresh, is_right_or_refused};
 
@@ -38,6 +38,8 @@ struct Sample {
     /// As a kill would leave it.
     killed: tempfile::TempDir,
     keys: Vec<Bytes>,
+    /// Of the records as they were created.
+    versions: Vec<Version>,
     indexes: Vec<Bytes>,
     /// What is in it now, and what was in it before the last commit.
     states: [Contents; 2],
@@ -47,7 +49,7 @@ async fn sample() -> Sample {
     let closed = tempfile::tempdir().unwrap();
     let killed = tempfile::tempdir().unwrap();
     let store = EmbeddedStore::open(options(closed.path())).unwrap();
-    let mut keys = Vec::new();
+    let (mut keys, mut versions) = (Vec::new(), Vec::new());
     for number in 0..150_usize {
         let name = format!("record/{number:04}");
         let mut batch = creation(&name, vec![number as u8; 20 + number * 7 % 900]);
@@ -58,19 +60,19 @@ async fn sample() -> Sample {
             )
             .add(b(format!("index/{}", number % 5)), b(format!("{number}")))
             .append(vec![number as u8; number % 100].into());
-        store.commit(batch).await.unwrap();
+        versions.push(store.commit(batch).await.unwrap().version);
         keys.push(b(name));
     }
     for number in (0..150).step_by(10) {
         let mut batch = Batch::new(SHARD, fresh());
-        batch.delete(b(format!("record/{number:04}")), 1);
+        batch.delete(keys[number].clone(), versions[number]);
         batch.remove(b("index/0"), b(format!("{number}")));
         store.commit(batch).await.unwrap();
     }
     let indexes = ["all", "index/0", "index/1", "index/4"].map(b).to_vec();
     let before = contents(&store, &keys, &indexes).await;
     let mut last = Batch::new(SHARD, fresh());
-    last.replace(b("record/0001"), 1, b("last"))
+    last.replace(keys[1].clone(), versions[1], b("last"))
         .append(b("last"));
     store.commit(last).await.unwrap();
     let now = contents(&store, &keys, &indexes).await;
@@ -82,6 +84,7 @@ async fn sample() -> Sample {
         closed,
         killed,
         keys,
+        versions,
         indexes,
         states: [now, before],
     }
@@ -126,10 +129,11 @@ async fn open_damaged(
         .collect();
     assert!(verdicts.iter().any(Result::is_ok), "{what}: {verdicts:?}");
     // Commits on top of it neither panic nor succeed on a damaged record.
-    for key in ["record/0002", "record/0075"] {
+    for number in [2, 75] {
+        let (key, version) = (sample.keys[number].clone(), sample.versions[number]);
         let mut batch = Batch::new(SHARD, fresh());
         batch
-            .replace(b(key), 1, b("after"))
+            .replace(key, version, b("after"))
             .add(b("all"), b("after"));
         match store.commit(batch).await {
             Ok(_) => {}

@@ -7,6 +7,8 @@
     reason = "a failed step of a test should stop the test"
 )]
 
+mod common;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,10 +17,13 @@ use coretex_store::conformance::{End, Fixture, Making, ManualClock};
 use coretex_store::embedded::{EmbeddedOptions, EmbeddedStore, WriterMode};
 use coretex_store::{Durability, Store, store_conformance};
 
+use common::copy_files;
+
 struct Embedded {
     store: Option<Arc<EmbeddedStore>>,
     clock: Arc<ManualClock>,
     options: EmbeddedOptions,
+    copy: Option<tempfile::TempDir>,
     /// Kept for its drop.
     _directory: Option<tempfile::TempDir>,
 }
@@ -38,8 +43,18 @@ impl Embedded {
             store: Some(Arc::new(EmbeddedStore::open(options.clone()).unwrap())),
             clock,
             options,
+            copy: None,
             _directory: directory,
         })
+    }
+
+    async fn close(&mut self) {
+        let store = self.store.take().unwrap();
+        store.close(Duration::from_secs(30)).await;
+    }
+
+    fn open(&mut self) {
+        self.store = Some(Arc::new(EmbeddedStore::open(self.options.clone()).unwrap()));
     }
 }
 
@@ -62,11 +77,28 @@ impl Fixture for Embedded {
         if self.options.path.is_none() || end == End::Killed {
             return false;
         }
-        let store = self.store.take().unwrap();
-        store.close(Duration::from_secs(30)).await;
-        drop(store);
-        self.store = Some(Arc::new(EmbeddedStore::open(self.options.clone()).unwrap()));
+        self.close().await;
+        self.open();
         true
+    }
+
+    async fn keep_copy(&mut self) -> bool {
+        let Some(path) = self.options.path.clone() else {
+            return false;
+        };
+        self.close().await;
+        let copy = tempfile::tempdir().unwrap();
+        copy_files(&path, copy.path());
+        self.copy = Some(copy);
+        self.open();
+        true
+    }
+
+    async fn go_back(&mut self) {
+        self.close().await;
+        let (path, copy) = (self.options.path.as_ref(), self.copy.as_ref());
+        copy_files(copy.unwrap().path(), path.unwrap());
+        self.open();
     }
 }
 

@@ -13,13 +13,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU8, AtomicU64, Ordering};
 use std::time::Duration;
 
-use coretex_store::conformance::ManualClock;
+use bytes::Bytes;
+use coretex_store::conformance::{ManualClock, SeededIds};
 use coretex_store::embedded::{
     DiskHook, DiskOp, EmbeddedOptions, EmbeddedStore, Space, WriterMode,
 };
-use coretex_store::{Batch, CommitError, Pressure, Store};
+use coretex_store::layers::{Fault, Faulty, Resend, ResendPolicy};
+use coretex_store::{Batch, CommitError, Durability, Pressure, Store, Version};
 
-use common::{SHARD, b, contents, creation};
+use common::{SHARD, b, contents, creation, fresh};
 
 /// A disk that can be told to fail.
 #[derive(Debug, Default)]
@@ -161,8 +163,8 @@ async fn a_full_disk_makes_the_store_read_only_until_it_recovers() {
         rig.second(&store).await;
         assert_eq!(store.pressure(), Pressure::Normal);
         for (number, batch) in unsure {
-            let settled = store.commit(batch).await.unwrap();
-            assert_eq!(settled.versions, [1], "{number}");
+            let settled = store.commit(batch.clone()).await.unwrap();
+            assert_eq!(settled.version, batch.commit_id.version(), "{number}");
         }
         store.commit(telling(60)).await.unwrap();
         store.close(Duration::from_secs(10)).await;
@@ -200,7 +202,7 @@ async fn a_failed_sync_is_unknown_and_settled_by_a_resend() {
         rig.second(&store).await;
         for round in 0..3 {
             let settled = store.commit(batch.clone()).await.unwrap();
-            assert_eq!(settled.versions, [1]);
+            assert_eq!(settled.version, batch.commit_id.version());
             assert!(settled.resent || round == 0);
         }
         let log = store.tail(SHARD, 1, 100).await.unwrap().value;
@@ -228,8 +230,9 @@ async fn an_error_at_any_operation_is_survived() {
                     assert!(failed.is_none(), "one error, one failure: {error:?}");
                     outcomes[usize::from(error.outcome_unknown())] += 1;
                     failed = Some(number);
+                    let version = batch.commit_id.version();
                     let settled = store.commit(batch).await.unwrap();
-                    assert_eq!(settled.versions, [1]);
+                    assert_eq!(settled.version, version);
                     outcomes[2] += u32::from(settled.resent);
                 }
             }
@@ -248,6 +251,82 @@ async fn an_error_at_any_operation_is_survived() {
     let [not_applied, unknown, resent] = outcomes;
     assert_eq!(not_applied + unknown, 60);
     assert!(unknown > 0 && resent > 0, "{outcomes:?}");
+}
+
+/// A store without fsync that has lost a version: the version before, and the lost one.
+async fn version_lost(rig: &Rig, store: &EmbeddedStore) -> (Version, Version) {
+    let first = store.commit(creation("key", "first")).await.unwrap();
+    rig.second(store).await;
+    let lost = store.commit(replacement(first.version, "lost")).await;
+    let (lost, epoch) = (lost.unwrap().version, store.epoch());
+    // The next write fails, which is the one that would have put it on disk.
+    rig.disk.light(0);
+    rig.second(store).await;
+    assert_eq!(store.epoch(), epoch + 1);
+    (first.version, lost)
+}
+
+fn replacement(version: Version, value: &'static str) -> Batch {
+    let mut batch = Batch::new(SHARD, fresh());
+    batch.replace(b("key"), version, b(value));
+    batch
+}
+
+async fn value(store: &EmbeddedStore) -> Bytes {
+    let read = store.get(SHARD, &[b("key")]).await.unwrap();
+    read.value.into_iter().next().flatten().unwrap().value
+}
+
+/// Without fsync a failed write takes what was acknowledged since the last one, while the process
+/// lives on. Who still holds a version from before overwrites nothing of what came instead.
+#[tokio::test]
+async fn a_version_that_async_has_lost_is_not_made_again() {
+    for writer in [WriterMode::Inline, WriterMode::Thread] {
+        let mut rig = Rig::new(writer);
+        rig.options.durability = Durability::Async;
+        let store = rig.open();
+        let (kept, lost) = version_lost(&rig, &store).await;
+        assert_eq!(value(&store).await, b("first"));
+        store.commit(replacement(kept, "other")).await.unwrap();
+        let stale = store.commit(replacement(lost, "stale")).await;
+        assert_eq!(stale, Err(CommitError::Conflict { key: b("key") }));
+        assert_eq!(value(&store).await, b("other"));
+    }
+}
+
+/// A resend that comes after the store has lost commits is judged by what stands then, not by what
+/// stood when the batch was decided.
+#[tokio::test(start_paused = true)]
+async fn a_resend_after_a_loss_is_judged_by_what_stands() {
+    let mut rig = Rig::new(WriterMode::Inline);
+    rig.options.durability = Durability::Async;
+    let store = Arc::new(rig.open());
+    let faulty = Arc::new(Faulty::new(store.clone(), Arc::new(SeededIds::new(1))));
+    let resend = Resend::new(faulty.clone(), ResendPolicy::default());
+    let first = store.commit(creation("key", "first")).await.unwrap();
+    rig.second(&store).await;
+    let lost = store.commit(replacement(first.version, "lost")).await;
+    let unanswered = Fault::Before(CommitError::Unknown {
+        reason: "injected".to_owned(),
+    });
+    faulty.script([unanswered.clone(), unanswered]);
+    let epoch = store.epoch();
+    // Both are sent once in vain; before they are sent again the store has gone back.
+    let (decided, new, ()) = tokio::join!(
+        biased;
+        resend.commit(replacement(lost.unwrap().version, "stale")),
+        resend.commit(creation("new", "")),
+        async {
+            rig.disk.light(0);
+            rig.second(&store).await;
+            assert_eq!(store.epoch(), epoch + 1);
+            let other = replacement(first.version, "other");
+            store.commit(other).await.unwrap();
+        }
+    );
+    assert_eq!(decided, Err(CommitError::Conflict { key: b("key") }));
+    assert!(!new.unwrap().resent, "nothing of it was lost");
+    assert_eq!(value(&store).await, b("other"));
 }
 
 #[tokio::test]

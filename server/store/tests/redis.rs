@@ -24,13 +24,14 @@ use coretex_store::{
 use proptest::prelude::*;
 use rustix::process::Signal;
 
-use common::{SHARD, b, creation, fresh};
+use common::{SHARD, b, copy_files, creation, fresh};
 use redis_server::{Server, available, ephemeral, options, pass_store_time};
 
 struct Redis {
     server: Server,
     options: RedisOptions,
     store: Option<Arc<RedisStore>>,
+    copy: Option<tempfile::TempDir>,
 }
 
 impl Redis {
@@ -55,7 +56,27 @@ impl Redis {
             server,
             options,
             store: Some(Arc::new(store)),
+            copy: None,
         })
+    }
+
+    /// Ends store and server.
+    async fn stop(&mut self, end: End) {
+        let store = self.store.take().unwrap();
+        if end == End::Closed {
+            store.close(Duration::from_secs(10)).await;
+            drop(store);
+            self.server.stop(Signal::TERM);
+        } else {
+            self.server.stop(Signal::KILL);
+            drop(store);
+        }
+    }
+
+    async fn start(&mut self) {
+        self.server.again().await;
+        let store = RedisStore::open(self.options.clone()).await.unwrap();
+        self.store = Some(Arc::new(store));
     }
 }
 
@@ -74,19 +95,26 @@ impl Fixture for Redis {
     }
 
     async fn reopen(&mut self, end: End) -> bool {
-        let store = self.store.take().unwrap();
-        if end == End::Closed {
-            store.close(Duration::from_secs(10)).await;
-            drop(store);
-            self.server.stop(Signal::TERM);
-        } else {
-            self.server.stop(Signal::KILL);
-            drop(store);
-        }
-        self.server.again().await;
-        let store = RedisStore::open(self.options.clone()).await.unwrap();
-        self.store = Some(Arc::new(store));
+        self.stop(end).await;
+        self.start().await;
         true
+    }
+
+    async fn keep_copy(&mut self) -> bool {
+        self.stop(End::Closed).await;
+        let copy = tempfile::tempdir().unwrap();
+        copy_files(&self.server.append_only(), copy.path());
+        self.copy = Some(copy);
+        self.start().await;
+        true
+    }
+
+    async fn go_back(&mut self) {
+        self.stop(End::Killed).await;
+        self.server.wipe();
+        let copy = self.copy.as_ref().unwrap();
+        copy_files(copy.path(), &self.server.append_only());
+        self.start().await;
     }
 }
 
@@ -180,22 +208,17 @@ async fn large_values_are_uploaded_and_moved_into_place() {
         let mut read = store.get(SHARD, &[b("large")]).await.unwrap();
         read.value.pop().unwrap()
     };
-    store
-        .commit(creation("large", value(sizes[0])))
-        .await
-        .unwrap();
-    for (version, size) in sizes.into_iter().enumerate().skip(1) {
+    let first = store.commit(creation("large", value(sizes[0]))).await;
+    let mut version = first.unwrap().version;
+    for size in sizes.into_iter().skip(1) {
         let mut batch = Batch::new(SHARD, fresh());
         batch
-            .replace(b("large"), version as u64, value(size))
+            .replace(b("large"), version, value(size))
             .append(value(size));
         let committed = store.commit(batch.clone()).await.unwrap();
-        assert_eq!(committed.versions, [version as u64 + 1]);
+        version = committed.version;
         let record = read().await.unwrap();
-        assert_eq!(
-            (record.version, record.value),
-            (version as u64 + 1, value(size))
-        );
+        assert_eq!((record.version, record.value), (version, value(size)));
         let page = store
             .tail(SHARD, committed.last_log_id.unwrap(), 1)
             .await
@@ -228,7 +251,7 @@ async fn large_values_are_uploaded_and_moved_into_place() {
     pass_store_time(&store, Duration::from_millis(300)).await;
     assert_eq!(store.get(SHARD, &[b("short")]).await.unwrap().value, [None]);
     let mut delete = Batch::new(SHARD, fresh());
-    delete.delete(b("large"), sizes.len() as u64);
+    delete.delete(b("large"), version);
     store.commit(delete).await.unwrap();
     assert_eq!(read().await, None);
     let redis::Value::Array(left) = server.command(&["KEYS", "{s0}t*"]).await else {

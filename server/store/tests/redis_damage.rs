@@ -31,15 +31,16 @@ async fn full_memory_refuses_what_grows_takes_what_shrinks_and_recovers() {
     if !available() {
         return;
     }
-    const RECORDS: u64 = 300;
+    const RECORDS: usize = 300;
     let server = Server::start(&[]).await;
     let mut options = ephemeral(server.unix_url());
     options.poll = Duration::from_millis(20);
     let store = RedisStore::open(options).await.unwrap();
+    let mut versions = Vec::new();
     for number in 0..RECORDS {
         let mut batch = creation(&format!("{number}"), vec![7; 60_000]);
         batch.add(b("all"), b(number.to_string()));
-        store.commit(batch).await.unwrap();
+        versions.push(store.commit(batch).await.unwrap().version);
     }
     pressure(&store, Pressure::Normal).await;
     let used: u64 = server.info("used_memory").await.parse().unwrap();
@@ -80,9 +81,9 @@ async fn full_memory_refuses_what_grows_takes_what_shrinks_and_recovers() {
         .unwrap();
     let found: Vec<_> = read.value.iter().map(Option::is_some).collect();
     assert_eq!(found, [true, false, false]);
-    for number in 0..RECORDS / 2 {
+    for (number, version) in versions.into_iter().enumerate().take(RECORDS / 2) {
         let mut batch = Batch::new(SHARD, fresh());
-        batch.delete(b(number.to_string()), 1);
+        batch.delete(b(number.to_string()), version);
         batch.remove(b("all"), b(number.to_string()));
         store.commit(batch).await.unwrap();
     }
@@ -103,10 +104,9 @@ async fn stocked(server: &Server) -> RedisStore {
         cost: 1,
     });
     store.commit(batch).await.unwrap();
-    let mut delete = creation("gone", "");
-    store.commit(delete.clone()).await.unwrap();
-    delete = Batch::new(SHARD, fresh());
-    delete.delete(b("gone"), 1);
+    let gone = store.commit(creation("gone", "")).await.unwrap();
+    let mut delete = Batch::new(SHARD, fresh());
+    delete.delete(b("gone"), gone.version);
     store.commit(delete).await.unwrap();
     store
 }

@@ -105,7 +105,8 @@ async fn a_server_that_comes_back_empty_is_a_loss_and_goes_on() {
     assert_eq!(store.epoch(), epoch + 1);
     assert_eq!(value(store.as_ref(), "1").await, None);
     let store: Arc<dyn Store> = resending(store);
-    assert_eq!(store.commit(creation("1", "")).await.unwrap().versions, [1]);
+    let again = store.commit(creation("1", "")).await.unwrap();
+    assert!(!again.resent);
     assert_eq!(store.epoch(), epoch + 1);
     // The identity is there again.
     let mut two = options(server.url());
@@ -254,8 +255,8 @@ async fn a_late_commit_does_not_contradict_the_answer_to_its_resend() {
     assert_eq!(fences.len(), 1);
 }
 
-/// A failover to a replica that lacks the last commits: they are gone, and that is known with the
-/// first answer from it.
+/// A failover to a replica that lacks the last commits: they are gone, that is known with the first
+/// answer from it, and who still holds a version of theirs overwrites nothing.
 #[tokio::test]
 async fn a_failover_that_loses_commits_is_noticed() {
     if !available() {
@@ -284,6 +285,14 @@ async fn a_failover_that_loses_commits_is_noticed() {
             .await
             .unwrap();
     }
+    let five = store.get(SHARD, &[b("5")]).await.unwrap().value[0].clone();
+    let kept = five.unwrap().version;
+    let replace = |version, value: &str| {
+        let mut batch = Batch::new(SHARD, fresh());
+        batch.replace(b("5"), version, b(value));
+        batch
+    };
+    let lost = store.commit(replace(kept, "lost")).await.unwrap().version;
     let epoch = store.epoch();
     master.stop(Signal::KILL);
     proxy.redirect(replica.port);
@@ -297,6 +306,12 @@ async fn a_failover_that_loses_commits_is_noticed() {
     let store: Arc<dyn Store> = resending(store);
     store.commit(creation("15", "")).await.unwrap();
     assert_eq!(store.epoch(), epoch + 1);
+    // Somebody else writes where the lost commit had written.
+    let other = open(ephemeral(replica.url())).await;
+    other.commit(replace(kept, "other")).await.unwrap();
+    let conflict = Err(CommitError::Conflict { key: b("5") });
+    assert_eq!(store.commit(replace(lost, "stale")).await, conflict);
+    assert_eq!(value(store.as_ref(), "5").await, Some(b("other")));
 }
 
 /// A master that becomes a replica is not read from.

@@ -61,10 +61,10 @@ async fn job(store: &EmbeddedStore, number: u32) {
         .add(b("all"), b(number.to_string()))
         .add(b(format!("queue/{number}")), b("member"))
         .append(b("submitted"));
-    store.commit(submit).await.unwrap();
+    let submitted = store.commit(submit).await.unwrap();
     let mut retire = Batch::new(SHARD, fresh());
     retire
-        .delete(b(format!("job/{number}")), 1)
+        .delete(b(format!("job/{number}")), submitted.version)
         .remove(b("all"), b(number.to_string()))
         .remove(b(format!("queue/{number}")), b("member"));
     store.commit(retire).await.unwrap();

@@ -47,8 +47,7 @@ impl Engine {
             bytes::Bytes::copy_from_slice(name.as_bytes()),
         );
         let committed = self.store().commit(batch).await?;
-        let version = committed.versions.first().copied().unwrap_or(1);
-        *self.replicas().own.lock() = Some((version, OwnLease::new(sent)));
+        *self.replicas().own.lock() = Some((committed.version, OwnLease::new(sent)));
         Ok(())
     }
 
@@ -70,10 +69,9 @@ impl Engine {
         );
         match self.store().commit(batch).await {
             Ok(committed) => {
-                let version = committed.versions.first().copied().unwrap_or(version + 1);
                 let mut lease = lease;
                 lease.renewed(now);
-                *self.replicas().own.lock() = Some((version, lease));
+                *self.replicas().own.lock() = Some((committed.version, lease));
                 Ok(())
             }
             Err(error) => {

@@ -85,7 +85,8 @@ impl Job {
     pub(crate) fn finish(&self) -> Batch {
         let id = || Bytes::copy_from_slice(&self.id);
         let mut batch = Batch::new(SHARD, commit_id(self.number, 1));
-        batch.replace(self.key(), 1, Bytes::from(vec![b'k'; 800]));
+        let submitted = commit_id(self.number, 0).version();
+        batch.replace(self.key(), submitted, Bytes::from(vec![b'k'; 800]));
         batch
             .remove("open/acme".into(), id())
             .remove("held/replica-1/session-1".into(), self.ready())
@@ -98,7 +99,7 @@ impl Job {
     pub(crate) fn retire(&self) -> Batch {
         let id = || Bytes::copy_from_slice(&self.id);
         let mut batch = Batch::new(SHARD, commit_id(self.number, 2));
-        batch.delete(self.key(), 2);
+        batch.delete(self.key(), commit_id(self.number, 1).version());
         batch
             .remove("all/acme".into(), id())
             .remove("topic/acme/job.work".into(), id())

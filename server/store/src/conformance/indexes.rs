@@ -111,7 +111,7 @@ pub async fn several_ranges_from_one_instant(make: fn(u16) -> Making) {
     let store = fixture.store();
     let mut first = creation("ball", "");
     first.add(b("left"), b("ball"));
-    apply(&store, first).await;
+    let mut version = apply(&store, first).await.version;
     let done = Arc::new(AtomicBool::new(false));
     let mut readers = Vec::new();
     for _ in 0..4 {
@@ -137,10 +137,10 @@ pub async fn several_ranges_from_one_instant(make: fn(u16) -> Making) {
         };
         let mut throw = batch();
         throw
-            .replace(b("ball"), round, b(""))
+            .replace(b("ball"), version, b(""))
             .remove(b(from), b("ball"))
             .add(b(to), b("ball"));
-        apply(&store, throw).await;
+        version = apply(&store, throw).await.version;
     }
     done.store(true, Ordering::Release);
     for reader in readers {

@@ -7,36 +7,39 @@ use crate::{CommitError, Durability, Precondition, Rate, Shard};
 use super::support::{SHARD, apply, b, batch, creation, fresh, put, record, sight, size, value};
 use super::{End, Fixture, Making};
 
-/// A deleted record is gone for readers and still known to resends; a new one goes on counting.
+/// A deleted record is gone for readers and still known to resends; none of its versions holds for
+/// a new one.
 pub async fn deletes_leave_tombstones(make: fn(u16) -> Making) {
     let fixture = make(1).await;
     let store = fixture.store();
     let create = creation("key", "v1");
-    apply(&store, create.clone()).await;
+    let version = apply(&store, create.clone()).await.version;
     let mut delete = batch();
-    delete.delete(b("key"), 1);
+    delete.delete(b("key"), version);
     delete.append(b("deleted"));
-    let committed = apply(&store, delete.clone()).await;
-    assert_eq!(committed.versions, Vec::<u64>::new());
+    let deleted = apply(&store, delete.clone()).await.version;
     assert_eq!(record(&store, "key").await, None);
     // Both are still recognised, in any order and often.
     for _ in 0..2 {
         assert!(apply(&store, delete.clone()).await.resent);
         let again = apply(&store, create.clone()).await;
-        assert!(again.resent);
-        assert_eq!(again.versions, [1]);
+        assert_eq!((again.resent, again.version), (true, version));
     }
     assert_eq!(record(&store, "key").await, None);
     assert_eq!(store.tail(SHARD, 1, 9).await.unwrap().value.next, 2);
-    for version in 1..4 {
-        let mut stale = batch();
-        stale.replace(b("key"), version, b("stale"));
-        let conflict = Err(CommitError::Conflict { key: b("key") });
-        assert_eq!(store.commit(stale).await, conflict);
-    }
+    let refused = async || {
+        for version in [version, deleted, 0] {
+            let mut stale = batch();
+            stale.replace(b("key"), version, b("stale"));
+            let conflict = Err(CommitError::Conflict { key: b("key") });
+            assert_eq!(store.commit(stale).await, conflict);
+        }
+    };
+    refused().await;
     let reborn = apply(&store, creation("key", "v3")).await;
-    assert_eq!(reborn.versions, [3]);
-    assert_eq!(record(&store, "key").await.unwrap().commits.len(), 3);
+    refused().await;
+    let found = record(&store, "key").await.unwrap();
+    assert_eq!((found.version, found.commits.len()), (reborn.version, 3));
 }
 
 /// A record with a time to live is there before and gone after, to the microsecond where time is
@@ -53,7 +56,7 @@ pub async fn records_expire(make: fn(u16) -> Making) {
         write.writes.push(put("short", "lived", Some(ttl)));
         write
     };
-    apply(&store, write()).await;
+    let version = apply(&store, write()).await.version;
     let conflict = Err(CommitError::Conflict { key: b("short") });
     assert_eq!(store.commit(write()).await, conflict);
     let early = if fixture.exact_time() {
@@ -66,7 +69,7 @@ pub async fn records_expire(make: fn(u16) -> Making) {
     fixture.advance(ttl - early).await;
     assert_eq!(record(&store, "short").await, None);
     let mut at = batch();
-    at.replace(b("short"), 1, b("no"));
+    at.replace(b("short"), version, b("no"));
     assert_eq!(store.commit(at).await, conflict);
     let committed = apply(&store, write()).await;
     assert!(!committed.resent);
@@ -84,27 +87,28 @@ pub async fn a_later_write_replaces_the_time_to_live(make: fn(u16) -> Making) {
     let fixture = make(1).await;
     let store = fixture.store();
     let ttl = Duration::from_millis(300);
+    let mut last = 0;
     for (key, then) in [("kept", None), ("longer", Some(ttl * 20))] {
         let mut write = batch();
         write
             .preconditions
             .push(Precondition::Absent { key: b(key) });
         write.writes.push(put(key, "1", Some(ttl)));
-        apply(&store, write).await;
+        let version = apply(&store, write).await.version;
         let mut write = batch();
         write.preconditions.push(Precondition::At {
             key: b(key),
-            version: 1,
+            version,
         });
         write.writes.push(put(key, "2", then));
-        apply(&store, write).await;
+        last = apply(&store, write).await.version;
     }
     fixture.advance(ttl * 2).await;
     fixture.advance(Duration::from_secs(1)).await;
     apply(&store, creation("other", "")).await;
     assert_eq!(value(&store, "kept").await, Some(b("2")));
     assert_eq!(value(&store, "longer").await, Some(b("2")));
-    assert_eq!(record(&store, "kept").await.unwrap().version, 2);
+    assert_eq!(record(&store, "longer").await.unwrap().version, last);
 }
 
 /// Everything that was acknowledged is there after an orderly end.
@@ -121,6 +125,71 @@ pub async fn data_survives_a_kill(make: fn(u16) -> Making) {
     }
 }
 
+/// A store that went back in time makes no version again that it has lost: who still holds one
+/// overwrites nothing of what came instead, and a batch that was decided on one is not applied. One
+/// that was decided on what stands is, whichever time it is sent.
+pub async fn lost_versions_are_not_made_again(make: fn(u16) -> Making) {
+    let mut fixture = make(1).await;
+    let store = fixture.store();
+    apply(&store, creation("key", "kept")).await;
+    drop(store);
+    if !fixture.keep_copy().await {
+        return;
+    }
+    let store = fixture.store();
+    let kept = record(&store, "key").await.unwrap();
+    let replace = |key: &str, version, text: &str| {
+        let mut batch = batch();
+        batch.replace(b(key), version, b(text));
+        batch
+    };
+    let mut held = vec![kept.version];
+    for number in 1..=3 {
+        let lost = replace("key", held[number - 1], "lost");
+        held.push(apply(&store, lost).await.version);
+    }
+    let born = apply(&store, creation("born", "lost")).await.version;
+    let unrelated = creation("unrelated", "sent twice");
+    let told = apply(&store, unrelated.clone()).await.version;
+    let decided = [
+        replace("key", held[3], "stale"),
+        replace("born", born, "stale"),
+    ];
+    drop(store);
+    fixture.go_back().await;
+
+    let store = fixture.store();
+    assert_eq!(record(&store, "key").await, Some(kept.clone()));
+    // As often as the record was written before the loss.
+    let mut version = kept.version;
+    for _ in 1..=3 {
+        version = apply(&store, replace("key", version, "new")).await.version;
+        assert!(!held.contains(&version));
+    }
+    let instead = apply(&store, creation("born", "new")).await.version;
+    assert_ne!(instead, born);
+    for batch in decided {
+        let answer = store.commit(batch).await;
+        assert!(
+            matches!(answer, Err(CommitError::Conflict { .. })),
+            "{answer:?}"
+        );
+    }
+    for (key, held) in held
+        .iter()
+        .map(|held| ("key", *held))
+        .chain([("born", born)])
+    {
+        let mut delete = batch();
+        delete.delete(b(key), held);
+        let conflict = Err(CommitError::Conflict { key: b(key) });
+        assert_eq!(store.commit(delete).await, conflict);
+        assert_eq!(value(&store, key).await, Some(b("new")));
+    }
+    let again = apply(&store, unrelated).await;
+    assert_eq!((again.resent, again.version), (false, told));
+}
+
 /// As long as nothing acknowledged is lost, the epoch stays as it is, whatever is read, refused,
 /// deleted or trimmed.
 pub async fn the_epoch_stands_still(make: fn(u16) -> Making) {
@@ -130,12 +199,12 @@ pub async fn the_epoch_stands_still(make: fn(u16) -> Making) {
     for round in 1..=20_u64 {
         let mut write = creation(&format!("{round}"), "");
         write.append(b("entry"));
-        apply(&store, write.clone()).await;
+        let version = apply(&store, write.clone()).await.version;
         assert!(apply(&store, write).await.resent);
         let again = creation(&round.to_string(), "");
         assert!(store.commit(again).await.is_err());
         let mut delete = batch();
-        delete.delete(b(round.to_string()), 1);
+        delete.delete(b(round.to_string()), version);
         apply(&store, delete).await;
         store.trim(SHARD, round).await.unwrap();
         assert_eq!(record(&store, "1").await, None);
@@ -168,11 +237,11 @@ async fn survives(mut fixture: Box<dyn Fixture>, end: End) {
     first.preconditions.push(bucket.clone());
     first.add(b("index"), b("a")).add(b("index"), b("b"));
     first.append(b("one")).append(b("two"));
-    apply(&store, first.clone()).await;
+    let version = apply(&store, first.clone()).await.version;
     let gone = creation("gone", "");
-    apply(&store, gone.clone()).await;
+    let there = apply(&store, gone.clone()).await.version;
     let mut delete = batch();
-    delete.delete(b("gone"), 1);
+    delete.delete(b("gone"), there);
     apply(&store, delete.clone()).await;
     for number in 0..200 {
         let mut more = creation(&format!("many/{number:03}"), &"x".repeat(number * 10));
@@ -203,12 +272,8 @@ async fn survives(mut fixture: Box<dyn Fixture>, end: End) {
         Err(CommitError::LimitReached(_))
     ));
     let mut next = crate::Batch::new(SHARD, fresh());
-    next.replace(b("key"), 1, b("v2")).append(b("next"));
+    next.replace(b("key"), version, b("v2")).append(b("next"));
     next.add(b("index"), b("c"));
-    let committed = apply(&store, next).await;
-    assert_eq!(
-        (committed.versions, committed.last_log_id),
-        (vec![2], Some(203))
-    );
+    assert_eq!(apply(&store, next).await.last_log_id, Some(203));
     assert_eq!(size(&store, "index").await, 3);
 }

@@ -55,6 +55,14 @@ pub trait Fixture: Send + Sync {
     /// Ends the store and opens it again with the same data. False when the engine cannot do so
     /// here, or when nothing survives by its own declaration.
     async fn reopen(&mut self, end: End) -> bool;
+
+    /// Keeps a copy of all data as they are now. False when the engine cannot do so here. What
+    /// [`Self::store`] gave before is closed.
+    async fn keep_copy(&mut self) -> bool;
+
+    /// Ends the store and opens it again with the data of the copy: whatever was acknowledged since
+    /// is lost.
+    async fn go_back(&mut self);
 }
 
 /// For engines that need nothing.
@@ -87,7 +95,7 @@ macro_rules! store_conformance {
                     resends_are_recognised,
                     a_dropped_commit_is_settled_by_its_resend,
                     invalid_batches_are_refused,
-                    blind_writes_count_versions,
+                    blind_writes_are_versioned_too,
                     shards_are_separate,
                     pointers_are_compared,
                     time_never_runs_backwards,
@@ -119,6 +127,7 @@ macro_rules! store_conformance {
                     a_later_write_replaces_the_time_to_live,
                     data_survives_a_reopening,
                     data_survives_a_kill,
+                    lost_versions_are_not_made_again,
                     the_epoch_stands_still
                 ]
             );

@@ -1,7 +1,7 @@
 //! Random batches, resends, trims and pauses, compared with a model of a few maps.
 //!
 //! The model knows nothing of groups, pages or purging. One family of records has a time to live:
-//! when the engine forgets such a record is its own affair, so its version is not compared.
+//! when the engine forgets such a record is its own affair, so its commits are not compared.
 //!
 //! Over 500 lines because the model and what compares an engine with it change together.
 
@@ -31,10 +31,21 @@ const RATE: Rate = Rate {
 /// One permit in the model's unit: what three microseconds refill.
 const PERMIT: u64 = 1_000_000;
 
+/// What is said of a record.
+#[derive(Clone, Copy, Debug)]
+enum Claim {
+    /// What is so.
+    Right,
+    /// There is none.
+    Absent,
+    /// It is at the version before its present one, or at the one that it had.
+    Earlier,
+}
+
 /// A precondition, true or false by the state in which it is met.
 #[derive(Clone, Debug)]
 enum Check {
-    Record { key: u8, right: bool },
+    Record { key: u8, claim: Claim },
     Size { index: u8, limit: u8, name: u8 },
     Bucket { bucket: u8, cost: u8 },
     Pointer { key: u8, right: bool },
@@ -72,8 +83,13 @@ enum Step {
 fn check_strategy() -> impl Strategy<Value = Check> {
     // Mostly true, or hardly any batch would apply.
     let right = prop::bool::weighted(0.9);
+    let claim = prop_oneof![
+        18 => Just(Claim::Right),
+        1 => Just(Claim::Absent),
+        1 => Just(Claim::Earlier),
+    ];
     prop_oneof![
-        (0..KEYS, right).prop_map(|(key, right)| Check::Record { key, right }),
+        (0..KEYS, claim).prop_map(|(key, claim)| Check::Record { key, claim }),
         (0..INDEXES, 0..6_u8, 0..4_u8).prop_map(|(index, limit, name)| Check::Size {
             index,
             limit,
@@ -142,7 +158,7 @@ struct Model {
     buckets: BTreeMap<Bytes, (u64, u64)>,
 }
 
-type Applied = (Vec<Version>, Option<u64>, bool);
+type Applied = (Version, Option<u64>, bool);
 
 impl Model {
     fn kept(&self, key: &Bytes) -> Kept {
@@ -158,22 +174,17 @@ impl Model {
             _ => false,
         });
         if known {
-            let versions = batch.writes.iter().filter_map(|write| match write {
-                Write::Put { key, .. } => Some(self.version_of(key, batch.commit_id)),
-                _ => None,
-            });
-            return Ok((versions.collect(), None, true));
+            return Ok((batch.commit_id.version(), None, true));
         }
         for check in &batch.preconditions {
             self.check(check, &mut levels)?;
         }
-        let mut versions = Vec::new();
         let mut last = None;
         for write in &batch.writes {
             match write {
                 Write::Put { key, value, ttl } => {
                     let expires = ttl.map(|ttl| self.now + ttl.as_micros() as u64);
-                    versions.push(self.write(key, batch.commit_id, Some(value.clone()), expires));
+                    self.write(key, batch.commit_id, Some(value.clone()), expires);
                 }
                 Write::Delete { key } => {
                     self.write(key, batch.commit_id, None, None);
@@ -195,32 +206,18 @@ impl Model {
         for (bucket, level) in levels {
             self.buckets.insert(bucket, (level, self.now));
         }
-        Ok((versions, last, false))
+        Ok((batch.commit_id.version(), last, false))
     }
 
-    /// The version that a commit gave to a record.
-    fn version_of(&self, key: &Bytes, id: CommitId) -> Version {
-        let kept = self.kept(key);
-        let later = kept.commits.iter().rev().position(|other| *other == id);
-        kept.version - later.unwrap_or(0) as u64
-    }
-
-    fn write(
-        &mut self,
-        key: &Bytes,
-        id: CommitId,
-        value: Option<Bytes>,
-        expires: Option<u64>,
-    ) -> Version {
+    fn write(&mut self, key: &Bytes, id: CommitId, value: Option<Bytes>, expires: Option<u64>) {
         let kept = self.records.entry(key.clone()).or_default();
-        kept.version += 1;
+        kept.version = id.version();
         kept.value = value;
         kept.expires = expires;
         kept.commits.push(id);
         if kept.commits.len() > 8 {
             kept.commits.remove(0);
         }
-        kept.version
     }
 
     fn check(
@@ -284,22 +281,23 @@ impl Model {
     fn batch(&self, id: CommitId, identity: u8, checks: &[Check], changes: &[Change]) -> Batch {
         let mut batch = Batch::new(SHARD, id);
         let key = |number: u8| b(format!("key/{number}"));
-        let record = |number: u8, right: bool| {
+        let record = |number: u8, claim: Claim| {
             let kept = self.kept(&key(number));
             let key = key(number);
-            match (kept.live(self.now), right) {
-                (true, true) => Precondition::At {
-                    key,
-                    version: kept.version,
+            let at = |key, version| Precondition::At { key, version };
+            match (claim, kept.live(self.now)) {
+                (Claim::Right, true) | (Claim::Earlier, false) => at(key, kept.version),
+                (Claim::Right, false) | (Claim::Absent, _) => Precondition::Absent { key },
+                (Claim::Earlier, true) => match kept.commits.iter().rev().nth(1) {
+                    Some(earlier) => at(key, earlier.version()),
+                    None => at(key, 1),
                 },
-                (false, true) | (true, false) => Precondition::Absent { key },
-                (false, false) => Precondition::At { key, version: 1 },
             }
         };
-        batch.preconditions.push(record(identity, true));
+        batch.preconditions.push(record(identity, Claim::Right));
         for check in checks {
             batch.preconditions.push(match check {
-                Check::Record { key, right } => record(*key, *right),
+                Check::Record { key, claim } => record(*key, *claim),
                 Check::Size { index, limit, name } => Precondition::SizeBelow {
                     index: b(format!("index/{index}")),
                     limit: u64::from(*limit),
@@ -443,7 +441,7 @@ async fn play(mut fixture: Box<dyn Fixture>, steps: &[Step]) {
     }
 }
 
-/// Compares two answers, all but the versions of records with a time to live.
+/// Compares two answers.
 fn compare(
     batch: &Batch,
     expected: Result<Applied, CommitError>,
@@ -452,19 +450,9 @@ fn compare(
     exact: bool,
 ) {
     match (expected, answer) {
-        (Ok((mut versions, last, resent)), Ok(mut committed)) => {
-            let puts = batch.writes.iter().filter_map(|write| match write {
-                Write::Put { ttl, .. } => Some(ttl.is_some()),
-                _ => None,
-            });
-            for (position, short) in puts.enumerate() {
-                if short {
-                    versions[position] = 0;
-                    committed.versions[position] = 0;
-                }
-            }
-            let found = (committed.versions, committed.last_log_id, committed.resent);
-            assert_eq!(found, (versions, last, resent), "{batch:?}");
+        (Ok(expected), Ok(committed)) => {
+            let found = (committed.version, committed.last_log_id, committed.resent);
+            assert_eq!(found, expected, "{batch:?}");
         }
         (
             Err(CommitError::LimitReached(Limit::Bucket { key, at })),
@@ -502,8 +490,13 @@ async fn compare_state(store: &std::sync::Arc<dyn crate::Store>, model: &Model, 
         let found = store.get(SHARD, &keys).await.unwrap().value;
         for (key, found) in keys.iter().zip(found) {
             let kept = model.kept(key);
-            let expected = kept.live(model.now).then_some(kept.value).flatten();
-            assert_eq!(found.map(|record| record.value), expected, "{key:?}");
+            let live = kept.live(model.now);
+            let expected = kept
+                .value
+                .filter(|_| live)
+                .map(|value| (kept.version, value));
+            let found = found.map(|record| (record.version, record.value));
+            assert_eq!(found, expected, "{key:?}");
         }
     }
     for index in (0..INDEXES).map(|index| b(format!("index/{index}"))) {

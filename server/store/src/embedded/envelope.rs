@@ -6,7 +6,7 @@
 //!
 //! Little-endian. The checksum covers the key and every other byte.
 
-use crate::CommitId;
+use crate::{CommitId, Version};
 
 use super::layout::checksum;
 
@@ -48,17 +48,16 @@ impl Ring {
         }
     }
 
-    /// How many commits came after this one; `None` when it is not here.
-    pub(super) fn age(&self, id: CommitId) -> Option<u64> {
-        let position = self.ids().iter().rposition(|other| *other == id.0)?;
-        Some((usize::from(self.len) - 1 - position) as u64)
+    /// Whether this commit is one of them.
+    pub(super) fn contains(&self, id: CommitId) -> bool {
+        self.ids().contains(&id.0)
     }
 }
 
 /// What is known of a record beside its value. All zero for one that has never been.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Header {
-    pub(super) version: u64,
+    pub(super) version: Version,
     pub(super) tombstone: bool,
     /// Microseconds since the epoch after which it is gone.
     pub(super) expires: Option<u64>,
@@ -165,9 +164,8 @@ mod tests {
     fn the_ring_keeps_the_newest_eight() {
         let ring = sample().ring;
         assert_eq!(ring.ids(), [5, 6, 7, 8, 9, 10, 11, 12]);
-        assert_eq!(ring.age(CommitId(12)), Some(0));
-        assert_eq!(ring.age(CommitId(5)), Some(7));
-        assert_eq!(ring.age(CommitId(4)), None);
+        assert!(ring.contains(CommitId(12)) && ring.contains(CommitId(5)));
+        assert!(!ring.contains(CommitId(4)));
     }
 
     #[test]

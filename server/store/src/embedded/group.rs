@@ -144,8 +144,8 @@ impl<'t, 'k> Group<'t, 'k> {
         for precondition in &batch.preconditions {
             if let Precondition::Absent { key } | Precondition::At { key, .. } = precondition {
                 let record = self.load(shard, key, false)?;
-                if record.header.ring.age(batch.commit_id).is_some() {
-                    return Ok(Err(self.resent(shard, batch)?));
+                if record.header.ring.contains(batch.commit_id) {
+                    return Ok(Err(Ok(self.resent(batch))));
                 }
             }
         }
@@ -253,22 +253,13 @@ impl<'t, 'k> Group<'t, 'k> {
     }
 
     /// The answer to a batch that an earlier send has applied.
-    fn resent(&mut self, shard: u16, batch: &Batch) -> Result<Answer, Trouble> {
-        let mut versions = Vec::new();
-        for write in &batch.writes {
-            if let Write::Put { key, .. } = write {
-                let header = self.load(shard, key, false)?.header;
-                // Each later commit added one; a commit too old for the ring is no longer known.
-                let age = header.ring.age(batch.commit_id).unwrap_or(0);
-                versions.push(header.version.saturating_sub(age));
-            }
-        }
-        Ok(Ok(Committed {
+    fn resent(&self, batch: &Batch) -> Committed {
+        Committed {
             time: self.now,
-            versions,
+            version: batch.commit_id.version(),
             last_log_id: None,
             resent: true,
-        }))
+        }
     }
 
     fn apply(
@@ -277,14 +268,12 @@ impl<'t, 'k> Group<'t, 'k> {
         taken: Vec<(Name, Bucket)>,
     ) -> Result<Committed, StorageError> {
         let shard = shard_code(batch.shard);
-        let mut versions = Vec::new();
         let mut last_log_id = None;
         for write in &batch.writes {
             match write {
                 Write::Put { key, value, ttl } => {
                     let expires = ttl.map(|ttl| (self.now + ttl).as_micros());
-                    let id = batch.commit_id;
-                    versions.push(self.write(shard, key, id, Some(value), expires));
+                    self.write(shard, key, batch.commit_id, Some(value), expires);
                 }
                 Write::Delete { key } => {
                     let expires = (self.now + TOMBSTONE).as_micros();
@@ -308,7 +297,7 @@ impl<'t, 'k> Group<'t, 'k> {
         self.applied += 1;
         Ok(Committed {
             time: self.now,
-            versions,
+            version: batch.commit_id.version(),
             last_log_id,
             resent: false,
         })
@@ -321,16 +310,15 @@ impl<'t, 'k> Group<'t, 'k> {
         id: CommitId,
         value: Option<&Bytes>,
         expires: Option<u64>,
-    ) -> u64 {
+    ) {
         // Loaded while the batch was judged.
         let record = self.records.entry((shard, key.clone())).or_default();
-        record.header.version += 1;
+        record.header.version = id.version();
         record.header.tombstone = value.is_none();
         record.header.expires = expires;
         record.header.ring.push(id);
         record.value = Some(value.cloned().unwrap_or_default());
         record.dirty = true;
-        record.header.version
     }
 
     fn append(&mut self, shard: u16, value: &Bytes) -> Result<LogId, StorageError> {

@@ -190,8 +190,8 @@ impl Store for EmbeddedStore {
     }
 
     fn epoch(&self) -> u64 {
-        // An open file does not go back; what a crash takes, it takes together with this process.
-        0
+        // What a crash takes, it takes together with this process.
+        self.shared.epoch()
     }
 
     async fn get(

@@ -47,6 +47,7 @@ pub(super) struct Shared {
     pub(super) suspect: AtomicBool,
     pressure: AtomicU8,
     time: AtomicU64,
+    epoch: AtomicU64,
 }
 
 impl Shared {
@@ -70,6 +71,7 @@ impl Shared {
             suspect: AtomicBool::new(false),
             pressure: AtomicU8::new(0),
             time: AtomicU64::new(time.as_micros()),
+            epoch: AtomicU64::new(0),
         }
     }
 
@@ -78,6 +80,11 @@ impl Shared {
         let clock = self.options.clock.now().as_micros();
         let earlier = self.time.fetch_max(clock, Ordering::AcqRel);
         Timestamp::from_micros(clock.max(earlier))
+    }
+
+    /// How often commits that were acknowledged may have been lost.
+    pub(super) fn epoch(&self) -> u64 {
+        self.epoch.load(Ordering::Acquire)
     }
 
     pub(super) fn pressure(&self) -> Pressure {
@@ -460,6 +467,10 @@ impl Writer {
         self.known = Known::default();
         self.shared.set_pressure(Pressure::ReadOnly);
         self.drop_database();
+        if self.unsynced {
+            // The file has what the last fsync left. Nobody reads it before this is said.
+            self.shared.epoch.fetch_add(1, Ordering::AcqRel);
+        }
         let probe = self
             .shared
             .files

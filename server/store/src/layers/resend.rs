@@ -38,6 +38,9 @@ impl Default for ResendPolicy {
 /// are resent too; every other answer settles it. An engine whose earlier sends may still arrive
 /// makes sure that they no longer can before it answers a resend. A first send that is refused is
 /// not sent again: whether that is worth it, the caller knows.
+///
+/// A resend is judged by what stands when it arrives. When the store has meanwhile lost what the
+/// batch was decided on, that is a conflict: no other write makes the version that it asks for.
 #[derive(Debug)]
 pub struct Resend {
     inner: Arc<dyn Store>,

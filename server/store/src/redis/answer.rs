@@ -1,16 +1,16 @@
 //! From the answers of the commit script to those of the contract.
 //!
-//! | code | meaning                | then                            |
-//! |------|------------------------|---------------------------------|
-//! | 0    | applied                | time, commits, last id, versions|
-//! | 1    | applied before         | time, commits, versions         |
-//! | 2    | conflict               | key                             |
-//! | 3    | pointer moved          | key                             |
-//! | 4    | index full             | key, holders                    |
-//! | 5    | bucket empty           | key, when it is not             |
-//! | 6    | damaged                | key                             |
-//! | 7    | connection given up    |                                 |
-//! | 8    | upload gone            |                                 |
+//! | code | meaning             | then                   |
+//! |------|---------------------|------------------------|
+//! | 0    | applied             | time, commits, last id |
+//! | 1    | applied before      | time, commits          |
+//! | 2    | conflict            | key                    |
+//! | 3    | pointer moved       | key                    |
+//! | 4    | index full          | key, holders           |
+//! | 5    | bucket empty        | key, when it is not    |
+//! | 6    | damaged             | key                    |
+//! | 7    | connection given up |                        |
+//! | 8    | upload gone         |                        |
 
 use bytes::Bytes;
 use coretex_core::time::Timestamp;
@@ -87,12 +87,11 @@ fn applied(
         let last = number(parts.next().as_ref())?;
         commit.appends.then_some(last)
     };
-    let versions: Vec<_> = parts.map_while(|part| number(Some(&part))).collect();
-    (versions.len() == commit.puts).then_some(Answer {
+    parts.next().is_none().then_some(Answer {
         commits: Some(commits),
         result: Ok(Committed {
             time,
-            versions,
+            version: commit.version,
             last_log_id,
             resent,
         }),

@@ -2,7 +2,8 @@
 -- script that fails half-way is not rolled back.
 --
 -- KEYS: state of the shard, its log, fence of the writer, then every name of the batch.
--- ARGV: commit id, generation of the writer's connection, program, then operands in its order.
+-- ARGV: commit id, the version that it makes, generation of the writer's connection, program, then
+-- operands in the program's order.
 -- The program: number of checks (2 bytes), then per step an operation (1) and a key (2).
 -- Answers begin with a code, see `answer.rs`.
 local call, sha = redis.call, redis.sha1hex
@@ -10,11 +11,11 @@ local byte, sub, find, rep = string.byte, string.sub, string.find, string.rep
 local pack, unpack = struct.pack, struct.unpack
 local ceil = math.ceil
 local keys, args = KEYS, ARGV
-local id, program = args[1], args[3]
+local id, version, program = args[1], args[2], args[4]
 
 -- An older connection of this writer has been given up: what still comes from it is too late.
 local fence = call('GET', keys[3])
-if fence and tonumber(fence) > tonumber(args[2]) then return {7} end
+if fence and tonumber(fence) > tonumber(args[3]) then return {7} end
 
 local function sum(key, text) return sub(sha(key .. text), 1, 8) end
 
@@ -38,17 +39,17 @@ local function load(k)
   local head = call('GETRANGE', key, 0, 159)
   local size = #head
   if size == 0 then
-    row = {version = 0, live = false, ids = ''}
+    row = {live = false, ids = ''}
   elseif size < 32 then
     return nil
   else
-    local format, flags, count, length, version, expires = unpack('<BBBBI8I8', head)
+    local format, flags, count, length, current, expires = unpack('<BBBBc8I8', head)
     if format ~= 1 or length > size or length < 32 + count * 16
       or sum(key, sub(head, 1, 24) .. sub(head, 33, length)) ~= sub(head, 25, 32) then
       return nil
     end
     row = {
-      version = version, exact = sub(head, 5, 12), crc = sub(head, 21, 24), length = length,
+      version = current, crc = sub(head, 21, 24), length = length,
       live = flags == 0 and (expires == 0 or expires > now),
       ids = sub(head, 33, 32 + count * 16),
     }
@@ -57,13 +58,13 @@ local function load(k)
   return row
 end
 
--- How many commits of a record came after ours; nil when ours is not there.
-local function age(ids)
+-- Whether our commit is among those of a record.
+local function wrote(ids)
   local from = 1
   while true do
     local at = find(ids, id, from, true)
-    if not at then return nil end
-    if at % 16 == 1 then return (#ids - at - 15) / 16 end
+    if not at then return false end
+    if at % 16 == 1 then return true end
     from = at + 1
   end
 end
@@ -79,18 +80,7 @@ for p = 3, writes - 1, 3 do
     local k = hi * 256 + lo
     local row = load(k)
     if not row then return {6, k} end
-    if age(row.ids) then
-      local answer = {1, now, seq}
-      for w = writes, stop, 3 do
-        local write, whi, wlo = byte(program, w, w + 2)
-        if write == 6 or write == 7 then
-          local put = load(whi * 256 + wlo)
-          if not put then return {6, whi * 256 + wlo} end
-          answer[#answer + 1] = put.version - (age(put.ids) or 0)
-        end
-      end
-      return answer
-    end
+    if wrote(row.ids) then return {1, now, seq} end
   end
 end
 
@@ -126,7 +116,7 @@ local function demand(k, operand)
   taken[k] = {now + whole, part, permits}
 end
 
-local a = 4
+local a = 5
 for p = 3, writes - 1, 3 do
   local op, hi, lo = byte(program, p, p + 2)
   local k = hi * 256 + lo
@@ -134,7 +124,7 @@ for p = 3, writes - 1, 3 do
     if load(k).live then return {2, k} end
   elseif op == 2 then
     local row = load(k)
-    if not row.live or row.exact ~= args[a] then return {2, k} end
+    if not row.live or row.version ~= args[a] then return {2, k} end
     a = a + 1
   elseif op == 3 then
     local limit, holders = unpack('<I8I8', args[a])
@@ -196,7 +186,6 @@ local function append(value)
   last, next_id = next_id, next_id + 1
   return true
 end
-local versions = {}
 local upload
 a = operand
 for p = writes, stop, 3 do
@@ -212,14 +201,12 @@ for p = writes, stop, 3 do
     end
     local ids = row.ids .. id
     if #ids > 128 then ids = sub(ids, -128) end
-    row.version = row.version + 1
-    if flags == 0 then versions[#versions + 1] = row.version end
     local expires = 0
     if ttl > 0 then expires = now + ttl end
     local count = #ids / 16
     -- Room for all ids is left in front of a payload, which stays where it is.
     if op == 7 then ids = ids .. rep('\0', 128 - #ids) end
-    local head = pack('<BBBBI8I8', 1, flags, count, 32 + #ids, row.version, expires) .. crc
+    local head = pack('<BBBBc8I8', 1, flags, count, 32 + #ids, version, expires) .. crc
     head = head .. sum(key, head .. ids) .. ids
     -- Redis forgets later than store time says, which is never behind its clock.
     local gone = ceil(expires / 1000) + 1
@@ -257,6 +244,4 @@ end
 seq = seq + 1
 state = pack('<I8I8I8I8', now, seq, next_id, first)
 call('SET', keys[1], state .. sum(keys[1], state))
-local answer = {0, now, seq, last}
-for i, version in ipairs(versions) do answer[4 + i] = version end
-return answer
+return {0, now, seq, last}

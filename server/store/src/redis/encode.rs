@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use bytes::Bytes;
 use redis::Cmd;
 
-use crate::{Batch, CommitError, Precondition, Rate, Shard, Write};
+use crate::{Batch, CommitError, Precondition, Rate, Shard, Version, Write};
 
 use super::layout::{Kind, checksum, encode_entry, key};
 
@@ -47,10 +47,10 @@ pub(super) struct Encoded {
     /// What `keys` name, from the third on.
     names: Vec<(Kind, Bytes)>,
     id: [u8; 16],
+    /// What the batch makes of the records that it puts.
+    pub(super) version: Version,
     program: Vec<u8>,
     operands: Vec<Bytes>,
-    /// How many versions an answer has.
-    pub(super) puts: usize,
     pub(super) appends: bool,
 }
 
@@ -63,9 +63,9 @@ impl Default for Encoded {
             keys: Vec::new(),
             names: Vec::new(),
             id: [0; 16],
+            version: 0,
             program: Vec::new(),
             operands: Vec::new(),
-            puts: 0,
             appends: false,
         }
     }
@@ -84,7 +84,8 @@ impl Encoded {
         for key in names {
             cmd.arg(key.as_slice());
         }
-        cmd.arg(&self.id).arg(generation).arg(&self.program[..]);
+        cmd.arg(&self.id).arg(&self.version.to_le_bytes());
+        cmd.arg(generation).arg(&self.program[..]);
         for operand in &self.operands {
             cmd.arg(operand.as_ref());
         }
@@ -120,6 +121,7 @@ pub(super) fn encode(
         out: Encoded {
             shard,
             id: batch.commit_id.0.to_le_bytes(),
+            version: batch.commit_id.version(),
             keys: vec![key(shard, Kind::State, b""), log.clone()],
             ..Encoded::default()
         },
@@ -161,7 +163,6 @@ pub(super) fn encode(
     for write in &batch.writes {
         match write {
             Write::Put { key, value, ttl } => {
-                encoder.out.puts += 1;
                 let apart = value.len() > upload_above;
                 if apart {
                     upload(&mut encoder, UploadBody::Record(value.clone()))?;

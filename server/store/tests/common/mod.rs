@@ -7,6 +7,8 @@
 )]
 
 use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
@@ -20,10 +22,11 @@ pub(crate) fn b(text: impl AsRef<str>) -> Bytes {
     Bytes::copy_from_slice(text.as_ref().as_bytes())
 }
 
-/// A commit id that no other batch of this process has.
+/// A commit id that no other batch has, of this process or of one that it starts, nor its version.
 pub(crate) fn fresh() -> CommitId {
     static NEXT: AtomicU64 = AtomicU64::new(1);
-    let process = u128::from(std::process::id()) << 64;
+    // Process ids have up to 22 bits, and versions are made of the low 52.
+    let process = u128::from(std::process::id()) << 30;
     CommitId(process | u128::from(NEXT.fetch_add(1, Ordering::Relaxed)))
 }
 
@@ -31,6 +34,15 @@ pub(crate) fn creation(key: &str, value: impl Into<Bytes>) -> Batch {
     let mut batch = Batch::new(SHARD, fresh());
     batch.create(b(key), value.into());
     batch
+}
+
+/// Copies the files of a directory into another, which is made if need be.
+pub(crate) fn copy_files(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+    }
 }
 
 /// All that a store holds, or what it said instead.

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use coretex_store::layers::{Resend, ResendPolicy};
-use coretex_store::{CommitError, Store};
+use coretex_store::{CommitError, Store, Version};
 use tokio::task::JoinHandle;
 
 use super::super::common::{SHARD, b, creation};
@@ -23,7 +23,8 @@ pub fn resending(store: Arc<dyn Store>) -> Arc<dyn Store> {
 
 #[derive(Default)]
 struct Told {
-    acknowledged: Vec<String>,
+    /// With the versions that they were told.
+    acknowledged: Vec<(String, Version)>,
     /// Nobody said what became of them.
     open: BTreeSet<String>,
     /// Said to be surely not applied.
@@ -55,8 +56,8 @@ impl Load {
                     let mut batch = creation(&name, "value");
                     batch.append(b(&name)).add(b("all"), b(&name));
                     match store.commit(batch).await {
-                        Ok(_) => {
-                            told.acknowledged.push(name);
+                        Ok(committed) => {
+                            told.acknowledged.push((name, committed.version));
                             count.fetch_add(1, Ordering::AcqRel);
                         }
                         Err(CommitError::Unknown { .. }) => {
@@ -106,18 +107,22 @@ impl Load {
             let name = String::from_utf8(entry.value.to_vec()).unwrap();
             *times.entry(name).or_default() += 1;
         }
-        for name in &told.acknowledged {
+        for (name, _) in &told.acknowledged {
             assert_eq!(times.remove(name), Some(1), "{name} was acknowledged");
         }
         for (name, times) in times {
             assert_eq!(times, 1, "{name}");
             assert!(told.open.contains(&name), "{name} was refused");
         }
-        let keys: Vec<_> = told.acknowledged.iter().map(b).collect();
-        for keys in keys.chunks(1_000) {
-            let found = self.store.get(SHARD, keys).await.unwrap().value;
-            for (key, record) in keys.iter().zip(found) {
-                assert_eq!(record.map(|record| record.version), Some(1), "{key:?}");
+        for part in told.acknowledged.chunks(1_000) {
+            let keys: Vec<_> = part.iter().map(|(name, _)| b(name)).collect();
+            let found = self.store.get(SHARD, &keys).await.unwrap().value;
+            for ((name, version), record) in part.iter().zip(found) {
+                assert_eq!(
+                    record.map(|record| record.version),
+                    Some(*version),
+                    "{name}"
+                );
             }
         }
         told.acknowledged.len()

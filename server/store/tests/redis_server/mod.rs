@@ -209,9 +209,14 @@ impl Server {
         self.directory.path()
     }
 
+    /// Where its append-only file is, in parts.
+    pub fn append_only(&self) -> PathBuf {
+        self.directory.path().join("appendonlydir")
+    }
+
     /// Removes everything that it has written.
     pub fn wipe(&self) {
-        let _ = std::fs::remove_dir_all(self.directory.path().join("appendonlydir"));
+        let _ = std::fs::remove_dir_all(self.append_only());
         let _ = std::fs::remove_file(self.directory.path().join("dump.rdb"));
     }
 
