@@ -4,12 +4,13 @@ use std::time::Duration;
 
 use coretex_core::id::{LeaseId, SessionId, TenantId};
 use coretex_core::job::history::AttemptEnd;
-use coretex_core::job::transition::{Outcome, Refusal, Trigger, apply};
+use coretex_core::job::transition::{Outcome, Refusal, Transition, Trigger, apply};
 use coretex_core::job::{Job, JobError, JobState};
+use coretex_core::time::Timestamp;
 
 use super::Held;
 use crate::Error;
-use crate::commits::Loaded;
+use crate::commits::{Changed, Loaded};
 use crate::engine::Engine;
 use crate::types::{AttemptRef, ToWorker};
 
@@ -20,6 +21,18 @@ pub(super) struct Report {
     pub(super) outcome: Outcome,
     pub(super) execution_duration: Option<Duration>,
     pub(super) artifact_ids: Vec<String>,
+}
+
+/// What became of what a worker said of an attempt.
+enum Settled {
+    /// It was written.
+    Changed(Changed),
+    /// It changes nothing; the job as it stands.
+    Refused(Loaded),
+    /// There is no such job any more.
+    Gone,
+    /// The worker has left before it could be written.
+    Left,
 }
 
 impl Engine {
@@ -58,56 +71,65 @@ impl Engine {
         let lease_id = attempt.lease_id;
         let started_at = self.start_of(lease_id, execution_duration);
         let fraction = self.ids().fraction();
+        let settled = self
+            .settle(session, &attempt, start, |job, now| {
+                if is_another(job, &attempt) {
+                    return Err(Refusal::NotCurrent);
+                }
+                let trigger = Trigger::Finished {
+                    lease_id,
+                    outcome: outcome.clone(),
+                    artifact_ids: artifact_ids.clone(),
+                    started_at,
+                    fraction,
+                };
+                apply(job, trigger, now)
+            })
+            .await;
+        let applied = match settled {
+            Settled::Changed(changed) => changed.applied,
+            // Sent again because the acknowledgement was lost.
+            Settled::Refused(loaded) => was_applied(&loaded.job, &attempt, &outcome),
+            Settled::Gone => false,
+            // The worker sends it again wherever it connects next.
+            Settled::Left => return,
+        };
+        self.tell(session, ToWorker::ResultAck { attempt, applied });
+    }
+
+    /// Tries until what a worker said of an attempt is written, or surely never will be, or the
+    /// worker has left.
+    async fn settle(
+        &self,
+        session: &SessionId,
+        attempt: &AttemptRef,
+        start: Option<Loaded>,
+        decide: impl Fn(&Job, Timestamp) -> Result<Transition, Refusal> + Send + Sync,
+    ) -> Settled {
+        let (tenant, id) = (&attempt.tenant, &attempt.job_id);
         let mut start = start;
-        for again in 0_u32.. {
-            let changed = self
-                .change(
-                    &attempt.tenant,
-                    &attempt.job_id,
-                    start.take(),
-                    |job, now| {
-                        if is_another(job, &attempt) {
-                            return Err(Refusal::NotCurrent);
-                        }
-                        let trigger = Trigger::Finished {
-                            lease_id,
-                            outcome: outcome.clone(),
-                            artifact_ids: artifact_ids.clone(),
-                            started_at,
-                            fraction,
-                        };
-                        apply(job, trigger, now)
-                    },
-                )
-                .await;
-            let applied = match changed {
-                Ok(Ok(changed)) => changed.applied,
-                // Sent again because the acknowledgement was lost.
-                Ok(Err((_, loaded))) => was_applied(&loaded.job, &attempt, &outcome),
+        let mut again = 0;
+        loop {
+            match self.change(tenant, id, start.take(), &decide).await {
+                Ok(Ok(changed)) => return Settled::Changed(changed),
+                Ok(Err((_, loaded))) => return Settled::Refused(loaded),
                 Err(Error::NotFound { .. }) => {
-                    self.slot_of_nothing(session, lease_id);
-                    false
+                    self.slot_of_nothing(session, attempt.lease_id);
+                    return Settled::Gone;
                 }
                 Err(error) => {
-                    tracing::warn!(%error, job_id = %attempt.job_id, "result not written yet");
+                    tracing::warn!(%error, job_id = %id, "what a worker said is not written yet");
                     if !self.may_try_again(session, again).await {
-                        // The worker sends it again wherever it connects next.
-                        return;
+                        return Settled::Left;
                     }
-                    continue;
+                    again += 1;
                 }
-            };
-            self.tell(session, ToWorker::ResultAck { attempt, applied });
-            return;
+            }
         }
     }
 
     /// When an attempt had started, as far as it is known and not written yet.
-    fn start_of(
-        &self,
-        lease: LeaseId,
-        execution: Option<Duration>,
-    ) -> Option<coretex_core::time::Timestamp> {
+    fn start_of(&self, lease: LeaseId, execution: Option<Duration>) -> Option<Timestamp> {
         let state = self.dispatcher().lock();
         let told = state.slots.get(&lease).and_then(|slot| slot.started_at);
         drop(state);
@@ -153,50 +175,29 @@ impl Engine {
         let lease_id = attempt.lease_id;
         let started_at = self.start_of(lease_id, None);
         let fraction = self.ids().fraction();
-        let mut start = loaded;
-        for again in 0_u32.. {
-            let changed = self
-                .change(
-                    &attempt.tenant,
-                    &attempt.job_id,
-                    start.take(),
-                    |job, now| {
-                        let begun = started_at.is_some() || job.state == JobState::Running;
-                        let trigger = if begun && job.holds(lease_id) {
-                            let message = format!("given back after it had begun: {reason}");
-                            let error = JobError::platform("rejected", message);
-                            Trigger::Finished {
-                                lease_id,
-                                outcome: Outcome::Failed { error },
-                                artifact_ids: Vec::new(),
-                                started_at,
-                                fraction,
-                            }
-                        } else {
-                            Trigger::Returned {
-                                lease_id,
-                                reason: reason.to_owned(),
-                            }
-                        };
-                        apply(job, trigger, now)
-                    },
-                )
-                .await;
-            match changed {
-                Ok(_) => return,
-                Err(Error::NotFound { .. }) => {
-                    self.slot_of_nothing(session, lease_id);
-                    return;
-                }
-                Err(error) => {
-                    tracing::warn!(%error, job_id = %attempt.job_id, "job not given back yet");
-                    if !self.may_try_again(session, again).await {
-                        // The worker will not list it: it is given up with the session.
-                        return;
+        // Where the worker has left it will not list the attempt: it is given up with the session.
+        let _settled = self
+            .settle(session, attempt, loaded, |job, now| {
+                let begun = started_at.is_some() || job.state == JobState::Running;
+                let trigger = if begun && job.holds(lease_id) {
+                    let message = format!("given back after it had begun: {reason}");
+                    let error = JobError::platform("rejected", message);
+                    Trigger::Finished {
+                        lease_id,
+                        outcome: Outcome::Failed { error },
+                        artifact_ids: Vec::new(),
+                        started_at,
+                        fraction,
                     }
-                }
-            }
-        }
+                } else {
+                    Trigger::Returned {
+                        lease_id,
+                        reason: reason.to_owned(),
+                    }
+                };
+                apply(job, trigger, now)
+            })
+            .await;
     }
 }
 
