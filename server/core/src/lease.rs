@@ -143,6 +143,12 @@ impl StoreWatch {
         self.stretch = None;
     }
 
+    /// When the store last answered in the stretch that lasts.
+    #[must_use]
+    pub fn last_answer(&self) -> Option<Tick> {
+        self.stretch.map(|(_, last)| last)
+    }
+
     /// How long the stretch has lasted; zero when the last answer is too old.
     #[must_use]
     pub fn up_for(&self, now: Tick) -> Duration {

@@ -48,7 +48,7 @@ impl Readiness {
         let phase = self.phase.read().clone();
         match phase {
             Phase::Starting(doing) => Some(doing),
-            Phase::Running(engine) => engine.not_ready().await,
+            Phase::Running(engine) => engine.not_ready(),
             Phase::Stopping => Some("draining".to_owned()),
         }
     }

@@ -93,6 +93,9 @@ impl Engine {
         &self,
         names: &[(TenantId, JobId)],
     ) -> Result<Vec<Option<Loaded>>> {
+        if names.is_empty() {
+            return Ok(Vec::new());
+        }
         let keys: Vec<Key> = names
             .iter()
             .map(|(tenant, id)| keyspace::job(tenant, id))

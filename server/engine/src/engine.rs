@@ -254,15 +254,12 @@ impl Engine {
     }
 
     /// Why new work cannot be served now; `None` = ready.
-    pub async fn not_ready(&self) -> Option<String> {
+    pub fn not_ready(&self) -> Option<String> {
         if self.is_draining() {
             return Some("draining".to_owned());
         }
-        let asked = tokio::time::timeout(Duration::from_secs(1), self.store().time()).await;
-        match asked {
-            Err(_) => return Some("the store does not answer".to_owned()),
-            Ok(Err(error)) => return Some(error.to_string()),
-            Ok(Ok(_)) => {}
+        if self.store_silent() {
+            return Some("the store does not answer".to_owned());
         }
         if self.store().pressure() == coretex_store::Pressure::ReadOnly {
             return Some("the store takes no writes".to_owned());

@@ -35,6 +35,8 @@ use crate::{Result, keyspace};
 const FORMAT: u8 = 1;
 /// How often the store is asked and the others are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// A store that has not answered for this long does not answer: it is asked once a second.
+const SILENCE: Duration = Duration::from_millis(2_500);
 /// For how long after the store went back slots are compared at every look.
 const AFTER_REWIND: Duration = Duration::from_secs(10);
 
@@ -59,6 +61,8 @@ struct OwnerRecord {
 #[derive(Debug, Default)]
 pub(crate) struct Replicas {
     owner: AtomicBool,
+    /// When this replica last wrote that it owns the shard.
+    owned: Mutex<Option<Tick>>,
     watch: Mutex<StoreWatch>,
     /// The version of our own record and what we know of its lease; `None` until it is written.
     own: Mutex<Option<(Version, OwnLease)>>,
@@ -88,6 +92,12 @@ impl Engine {
 
     pub(crate) fn known_replicas(&self) -> Vec<ReplicaInfo> {
         self.replicas().known.lock().clone()
+    }
+
+    /// Whether the store has not answered lately.
+    pub(crate) fn store_silent(&self) -> bool {
+        let heard = self.replicas().watch.lock().last_answer();
+        heard.is_none_or(|heard| self.tick().since(heard) > SILENCE)
     }
 
     /// Whether others run on the same store.
@@ -233,6 +243,11 @@ impl Engine {
 
     /// Becomes, or stays, the owner of the shard.
     async fn keep_ownership(&self) -> Result<()> {
+        let asked = self.tick();
+        let owned = *self.replicas().owned.lock();
+        if self.owns_shard() && owned.is_some_and(|at| asked.since(at) < RENEW_EVERY) {
+            return Ok(());
+        }
         let key = keyspace::shard_owner(0);
         let read = self
             .store()
@@ -266,6 +281,7 @@ impl Engine {
         match self.store().commit(batch).await {
             Ok(_) => {
                 self.replicas().owner.store(true, Ordering::Relaxed);
+                *self.replicas().owned.lock() = Some(asked);
                 Ok(())
             }
             Err(CommitError::Conflict { .. }) => {

@@ -19,7 +19,7 @@ const SAMPLE: usize = 64;
 /// What a job takes beside its record and payloads: index entries, log entries, bookkeeping.
 const BESIDE: u64 = 1_024;
 /// How often the sweeper looks when nothing is due.
-const IDLE: Duration = Duration::from_secs(1);
+const IDLE: Duration = Duration::from_secs(2);
 /// How often the log is trimmed.
 const TRIM_EVERY: Duration = Duration::from_secs(10);
 /// How often it is looked for API keys that are of no use to anybody.

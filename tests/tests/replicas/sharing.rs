@@ -21,6 +21,11 @@ async fn a_job_is_submitted_at_one_run_at_the_second_waited_for_at_the_third_and
     let [a, b, c] = [0, 1, 2].map(|n| cluster.replicas[n].client());
     let worker = RunningWorker::echo(b.clone(), "job.shared", 4).await;
     let mut watch = a.watch(WatchJobsRequest::default());
+    // The checkpoint: it has begun.
+    in_time("the watch to begin", watch.next())
+        .await
+        .unwrap()
+        .unwrap();
     let mut slowest = Duration::ZERO;
     for n in 0..20 {
         let begun = Instant::now();

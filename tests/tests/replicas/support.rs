@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use coretex::proto::{JobState, ListJobsRequest};
-use coretex::{Client, Context, Error, Job, JobExt, JobFailure};
+use coretex::{Client, Context, Error, Job, JobFailure};
 use coretex_tests::cluster::backends::{Pair, Servers};
 use coretex_tests::cluster::server::Server;
 use coretex_tests::cluster::worker::{RunningWorker, Runs};
@@ -17,7 +17,6 @@ use tokio::task::JoinHandle;
 pub(crate) struct Cluster {
     pub(crate) replicas: Vec<Server>,
     pub(crate) backends: Arc<Servers>,
-    pub(crate) pair: Pair,
 }
 
 impl Cluster {
@@ -36,11 +35,7 @@ impl Cluster {
             }
             replicas.push(Server::start(options).await);
         }
-        Some(Self {
-            replicas,
-            backends,
-            pair,
-        })
+        Some(Self { replicas, backends })
     }
 
     /// A client of all replicas, `first` first.
@@ -159,9 +154,4 @@ pub(crate) async fn metric(server: &Server, name: &str) -> f64 {
         .filter(|line| line.starts_with(name))
         .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
         .sum()
-}
-
-/// Whether a job has ended, for waiting.
-pub(crate) fn is_ended(job: &Job) -> bool {
-    job.ended()
 }

@@ -430,7 +430,7 @@ async fn a_full_or_failing_store_takes_no_jobs_but_results() {
     bench.tap.pretend(Pressure::ReadOnly);
     let refused = bench.engine.submit_job(&admin(), request("job.a")).await;
     assert!(matches!(refused, Err(Error::Unavailable { .. })));
-    assert!(bench.engine.not_ready().await.is_some());
+    assert!(bench.engine.not_ready().is_some());
     assert_eq!(count(&bench).await, 1);
     bench.audit().await;
 }
@@ -448,7 +448,7 @@ async fn a_draining_server_refuses_and_says_so() {
     assert_eq!(refused.err(), Some(Error::Draining));
     let other = bench.engine.open_session(&ADMIN, hello("x", &["job.a"], 1));
     assert_eq!(other.await.err(), Some(Error::Draining));
-    assert_eq!(bench.engine.not_ready().await.as_deref(), Some("draining"));
+    assert_eq!(bench.engine.not_ready().as_deref(), Some("draining"));
     // What is out is still taken.
     assert!(worker.succeed(&attempt).await);
     drain.await.unwrap();

@@ -1,4 +1,4 @@
-//! How the server is: memory, disk, role, looked at once a second.
+//! How the server is: memory, disk, role, looked at every few seconds.
 
 use std::sync::{Arc, Weak};
 
