@@ -224,7 +224,7 @@ async fn deleting_is_rate_limited() {
             .cancel_job(&ADMIN, &id, String::new(), None, false);
         cancel.await.unwrap();
     }
-    pass(secs(32)).await;
+    pass(secs(34)).await;
     let left = bench.audit().await.jobs.len();
     assert!(
         (400..=1_500).contains(&left),

@@ -2,14 +2,15 @@
 //! that break are in `adoption` and `losses`.
 
 use coretex_core::id::LeaseId;
-use coretex_engine::{AttemptRef, FromWorker, Limits, ToWorker};
+use coretex_core::job::JobState;
+use coretex_engine::{AttemptRef, Error, FromWorker, Limits, ToWorker};
 
 use crate::support::{
     Bench, Setup, Worker, admin, again, hello, id, millis, pass, request, secs, with_attempt,
 };
 
 #[tokio::test(start_paused = true)]
-async fn a_silent_session_ends_and_its_worker_may_come_back() {
+async fn a_silent_session_ends_and_its_attempts_are_lost_with_it() {
     let bench = Bench::new().await;
     let (mut worker, attempt) = with_attempt(&bench).await;
     worker.beat_for(secs(20)).await;
@@ -18,21 +19,29 @@ async fn a_silent_session_ends_and_its_worker_may_come_back() {
     pass(secs(28)).await;
     worker.beat().await;
     pass(secs(29)).await;
-    assert_eq!(
-        bench
-            .engine
-            .get_worker(&admin(), &wid("w"))
-            .await
-            .unwrap()
-            .active_jobs,
-        1
-    );
-    pass(secs(2)).await;
+    let shown = bench.engine.get_worker(&admin(), &wid("w")).await.unwrap();
+    assert_eq!((shown.active_jobs, shown.connected), (1, true));
+    assert_eq!(bench.job(&attempt.job_id).await.redispatches, 0);
+    pass(secs(3)).await;
     assert!(worker.is_closed(millis(1)).await);
-    // It is shown for as long as its attempt waits for it.
-    let away = bench.engine.get_worker(&admin(), &wid("w")).await.unwrap();
-    assert!(!away.connected);
+    // The time in which its worker might have come back has passed in silence.
+    let gone = bench.engine.get_worker(&admin(), &wid("w")).await;
+    assert!(matches!(gone, Err(Error::NotFound { .. })));
+    let job = bench.job(&attempt.job_id).await;
+    assert_eq!((job.state, job.redispatches), (JobState::Pending, 1));
+    let worker = bench.connect(again("w", &[&attempt])).await;
+    assert_eq!(worker.session.welcome.revoked, [attempt]);
+    bench.audit().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_may_come_back_while_its_old_session_is_only_silent() {
+    let bench = Bench::new().await;
+    let (_silent, attempt) = with_attempt(&bench).await;
+    pass(secs(25)).await;
     let mut worker = bench.connect(again("w", &[&attempt])).await;
+    assert_eq!(worker.session.welcome.kept, std::slice::from_ref(&attempt));
+    worker.beat_for(secs(20)).await;
     assert!(worker.succeed(&attempt).await);
     assert_eq!(bench.job(&attempt.job_id).await.redispatches, 0);
     bench.audit().await;
