@@ -4,6 +4,7 @@
 //! Everything listens on 127.0.0.1, keeps its data in a temporary folder and is gone when the
 //! test is. Failures panic with what was tried: there is nobody to handle them in a test.
 
+pub mod backends;
 pub mod cli;
 pub mod proxy;
 pub mod server;

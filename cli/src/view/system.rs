@@ -27,7 +27,14 @@ fn status(answer: &GetStatusResponse, paint: Paint) -> String {
 
     let mut grid = Grid::new(
         paint,
-        &["ENGINE", "NAME", "HEALTHY", "DURABILITY", "MESSAGE"],
+        &[
+            "ENGINE",
+            "NAME",
+            "HEALTHY",
+            "DURABILITY",
+            "VERSION",
+            "MESSAGE",
+        ],
     );
     for engine in &answer.engines {
         let durability = short(engine.durability().as_str_name(), "DURABILITY_");
@@ -44,6 +51,7 @@ fn status(answer: &GetStatusResponse, paint: Paint) -> String {
                 false => (Tint::Bad, "no".to_owned()),
             },
             (Tint::Plain, durability.to_lowercase()),
+            (Tint::Plain, engine.version.clone()),
             (Tint::Plain, engine.message.clone()),
         ]);
     }

@@ -345,6 +345,7 @@ async fn the_system_and_the_caller_are_shown() {
                 name: "embedded".into(),
                 durability: Durability::Fsync.into(),
                 healthy: true,
+                version: "7.0.15".into(),
                 ..EngineStatus::default()
             }],
             store_usage: Some(StoreUsage {
@@ -364,7 +365,7 @@ async fn the_system_and_the_caller_are_shown() {
     let ran = scene.run(&["status"]).await;
     for expected in [
         "0.1.0",
-        "store   embedded  yes      fsync",
+        "store   embedded  yes      fsync       7.0.15",
         "2.0 KiB",
         "job.x  10000+   -",
         "more topics than these",

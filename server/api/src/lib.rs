@@ -33,5 +33,5 @@ mod validate;
 mod workers;
 
 pub use health::Health;
-pub use options::{ApiOptions, Tls};
+pub use options::{ApiOptions, Backends, BuiltIn, Tls};
 pub use server::{Api, ServeError};

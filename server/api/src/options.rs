@@ -6,11 +6,37 @@ use std::time::Duration;
 
 use coretex_core::time::IdGen;
 
+/// The servers behind store and bus, for status answers. The engine knows the two by their contracts
+/// only; whoever has chosen them knows more.
+pub trait Backends: fmt::Debug + Send + Sync {
+    /// The version of the server that keeps the store; empty when it is a part of this program.
+    fn store_version(&self) -> String;
+
+    /// The version of the server that carries messages; empty when it is a part of this program.
+    fn bus_version(&self) -> String;
+}
+
+/// Store and bus are parts of this program.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct BuiltIn;
+
+impl Backends for BuiltIn {
+    fn store_version(&self) -> String {
+        String::new()
+    }
+
+    fn bus_version(&self) -> String {
+        String::new()
+    }
+}
+
 /// How the API listens and what it bounds. Every size and period of the transport is here.
 #[derive(Clone, Debug)]
 pub struct ApiOptions {
     /// Where request ids come from.
     pub ids: Arc<dyn IdGen>,
+    /// What is behind store and bus.
+    pub backends: Arc<dyn Backends>,
     /// Origins whose pages may call over gRPC-Web, for example `https://console.example.com`.
     /// Empty: CORS is off and browsers let no other page in.
     pub allowed_origins: Vec<String>,
@@ -42,6 +68,7 @@ impl ApiOptions {
     pub fn new(ids: Arc<dyn IdGen>) -> Self {
         Self {
             ids,
+            backends: Arc::new(BuiltIn),
             allowed_origins: Vec::new(),
             tls: None,
             max_connections: 10_000,

@@ -105,20 +105,21 @@ pub(crate) fn routes(
         .layer(DeadlineLayer)
         .layer(authorize)
         .map_request(move |request| intake.watch(request))
-        .service(services(engine, health)?))
+        .service(services(engine, options, health)?))
 }
 
 /// The services, without anything in front of them.
-fn services(engine: &Engine, health: &Health) -> Result<Routes, ServeError> {
+fn services(engine: &Engine, options: &ApiOptions, health: &Health) -> Result<Routes, ServeError> {
     let jobs = JobServiceServer::new(Jobs::new(engine.clone()))
         .max_decoding_message_size(MAX_BATCH_BYTES)
         .accept_compressed(CompressionEncoding::Gzip);
     let workers = WorkerServiceServer::new(Workers::new(engine.clone()))
         .max_decoding_message_size(MAX_REQUEST_BYTES)
         .accept_compressed(CompressionEncoding::Gzip);
-    let system = SystemServiceServer::new(System::new(engine.clone()))
-        .max_decoding_message_size(MAX_REQUEST_BYTES)
-        .accept_compressed(CompressionEncoding::Gzip);
+    let system =
+        SystemServiceServer::new(System::new(engine.clone(), Arc::clone(&options.backends)))
+            .max_decoding_message_size(MAX_REQUEST_BYTES)
+            .accept_compressed(CompressionEncoding::Gzip);
     let access = AccessServiceServer::new(Access::new(engine.clone()))
         .max_decoding_message_size(MAX_REQUEST_BYTES)
         .accept_compressed(CompressionEncoding::Gzip);

@@ -1,5 +1,7 @@
 //! `SystemService`: the installation as a whole.
 
+use std::sync::Arc;
+
 use coretex_engine::{Engine, PageRequest};
 use coretex_proto::v1;
 use coretex_proto::v1::system_service_server::SystemService;
@@ -7,6 +9,7 @@ use tonic::{Request, Response, Status, async_trait};
 
 use crate::call::answer;
 use crate::convert;
+use crate::options::Backends;
 
 /// The most pools whose queues are shown.
 const MAX_POOLS: usize = 1_000;
@@ -15,11 +18,12 @@ const MAX_POOLS: usize = 1_000;
 #[derive(Clone, Debug)]
 pub(crate) struct System {
     engine: Engine,
+    backends: Arc<dyn Backends>,
 }
 
 impl System {
-    pub(crate) const fn new(engine: Engine) -> Self {
-        Self { engine }
+    pub(crate) const fn new(engine: Engine, backends: Arc<dyn Backends>) -> Self {
+        Self { engine, backends }
     }
 }
 
@@ -38,7 +42,7 @@ impl SystemService for System {
             // A store that is down is part of the answer; pools are then left out.
             let pools = self.engine.list_pools(&call.caller, page).await;
             let (pools, _) = pools.unwrap_or_default();
-            Ok(convert::system::write(&status, &pools))
+            Ok(convert::system::write(&status, &pools, &*self.backends))
         })
         .await
     }

@@ -51,6 +51,8 @@ struct Shared {
     turn: Mutex<()>,
     /// As the last server said.
     max_payload: AtomicUsize,
+    /// The same.
+    version: RwLock<String>,
     stop: watch::Sender<bool>,
 }
 
@@ -82,6 +84,7 @@ impl Shared {
         self.members.attach(&link).await?;
         self.max_payload
             .store(link.max_payload().min(MAX_PAYLOAD), Ordering::Relaxed);
+        *self.version.write() = link.server_version();
         if self.replace(State::Up(Arc::clone(&link))) {
             Ok(link)
         } else {
@@ -145,6 +148,7 @@ impl NatsBus {
         tracing::info!(endpoint = link.endpoint, "nats connected");
         let shared = Arc::new(Shared {
             max_payload: AtomicUsize::new(link.max_payload().min(MAX_PAYLOAD)),
+            version: RwLock::new(link.server_version()),
             state: RwLock::new(State::Up(Arc::clone(&link))),
             members: Members::default(),
             turn: Mutex::new(()),
@@ -152,6 +156,12 @@ impl NatsBus {
         });
         tokio::spawn(supervisor::run(Arc::clone(&shared), caller, link));
         Ok(Self { shared, options })
+    }
+
+    /// The version of the server that was last connected to.
+    #[must_use]
+    pub fn server_version(&self) -> String {
+        self.shared.version.read().clone()
     }
 
     /// How many subscriptions this handle keeps.

@@ -4,11 +4,12 @@ use std::fmt::Write as _;
 use std::io::{self, Write as _};
 use std::net::SocketAddr;
 
+use coretex_api::Backends;
 use coretex_bus::BusInfo;
 use coretex_store::{Durability, StoreInfo};
 
 use crate::access::Access;
-use crate::config::{Config, LogFormat};
+use crate::config::{Backend, Config, LogFormat};
 
 /// What is known once the server is up.
 #[derive(Debug)]
@@ -17,7 +18,8 @@ pub(crate) struct Facts<'a> {
     pub(crate) listen: SocketAddr,
     pub(crate) admin: SocketAddr,
     pub(crate) store: StoreInfo,
-    pub(crate) bus: &'a BusInfo,
+    pub(crate) bus: BusInfo,
+    pub(crate) servers: &'a dyn Backends,
     pub(crate) access: &'a Access,
     /// The data directory is where clients look by themselves.
     pub(crate) default_data_dir: bool,
@@ -52,8 +54,10 @@ pub(crate) fn show(facts: &Facts<'_>) {
         dev = config.dev,
         data_dir = %config.data_dir.display(),
         store = facts.store.engine,
+        store_version = facts.servers.store_version(),
         durability = durability(facts.store.durability),
         bus = facts.bus.engine,
+        bus_version = facts.servers.bus_version(),
         "ready"
     );
 }
@@ -65,15 +69,7 @@ fn lines(facts: &Facts<'_>) -> String {
         "http"
     };
     let (listen, admin) = (facts.listen, facts.admin);
-    let store = match facts.store.durability {
-        Durability::Ephemeral => "embedded, in memory: gone when the server stops".to_owned(),
-        kept => format!(
-            "{}, {}, in {}",
-            facts.store.engine,
-            durability(kept),
-            facts.config.data_dir.display()
-        ),
-    };
+    let (store, bus) = (store(facts), bus(facts));
     let mut text = format!("\n  coretexd {} is ready\n\n", env!("CARGO_PKG_VERSION"));
     let mut line = |name: &str, value: &str| {
         let _written = writeln!(text, "  {name:<8}{value}");
@@ -84,7 +80,7 @@ fn lines(facts: &Facts<'_>) -> String {
         &format!("http://{admin} (/metrics /livez /readyz)"),
     );
     line("store", &store);
-    line("bus", facts.bus.engine);
+    line("bus", &bus);
     match facts.access {
         Access::Open => line(
             "access",
@@ -125,4 +121,31 @@ fn lines(facts: &Facts<'_>) -> String {
     }
     text.push('\n');
     text
+}
+
+fn store(facts: &Facts<'_>) -> String {
+    let url = &facts.config.store.url;
+    let (engine, version) = (facts.store.engine, facts.servers.store_version());
+    match (url, facts.store.durability) {
+        (Backend::Url(_), kept) => {
+            format!("{engine} {version}, {}, {}", durability(kept), url.hidden())
+        }
+        (Backend::Builtin(_), Durability::Ephemeral) => {
+            "embedded, in memory: gone when the server stops".to_owned()
+        }
+        (Backend::Builtin(_), kept) => {
+            let folder = facts.config.data_dir.display();
+            format!("{engine}, {}, in {folder}", durability(kept))
+        }
+    }
+}
+
+fn bus(facts: &Facts<'_>) -> String {
+    let BusInfo {
+        engine, endpoint, ..
+    } = &facts.bus;
+    match endpoint.as_str() {
+        "" => (*engine).to_owned(),
+        endpoint => format!("{engine} {}, {endpoint}", facts.servers.bus_version()),
+    }
 }

@@ -24,8 +24,8 @@ pub use flags::Flags;
 pub use load::{Environment, Loaded, Origin, load};
 pub use value::{Backend, Durability, Headers, LogFormat, Size};
 
-/// Everything the server can be told. [`Config::default`] holds the defaults but for the data
-/// directory, which depends on the environment and is filled in by [`load()`].
+/// Everything the server can be told. [`Config::default`] holds the defaults but for what depends on
+/// something else and is filled in by [`load()`]: the data directory, the durability of Redis.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
     /// Where gRPC is served. Port 0 picks a free one.
@@ -67,10 +67,28 @@ pub struct Config {
 pub struct Store {
     /// `embedded` or the URL of a server.
     pub url: Backend,
+    /// What a commit waits for. What it is by default depends on the engine: [`load()`] knows.
+    pub durability: Durability,
     /// Memory for pages of the embedded store.
     pub cache_size: Size,
-    /// What a commit of the embedded store waits for.
-    pub durability: Durability,
+    /// User of the server.
+    pub user: Option<String>,
+    /// File with the password.
+    pub password_file: Option<PathBuf>,
+    /// TLS with the server.
+    pub tls: BackendTls,
+    /// Replicas of the server that must have a commit, if the durability is `replicated`.
+    pub replicas: u32,
+    /// How long a commit waits for them.
+    pub replica_timeout: Duration,
+    /// How long connecting may take.
+    pub connect_timeout: Duration,
+    /// How long a read may take.
+    pub read_timeout: Duration,
+    /// How long a group of commits may take.
+    pub commit_timeout: Duration,
+    /// Connections for reads.
+    pub connections: u32,
 }
 
 /// The bus.
@@ -78,6 +96,35 @@ pub struct Store {
 pub struct Bus {
     /// `inproc` or the URL of a server.
     pub url: Backend,
+    /// User of the server.
+    pub user: Option<String>,
+    /// File with the password, or with a token.
+    pub password_file: Option<PathBuf>,
+    /// File with a user's JWT and seed.
+    pub credentials_file: Option<PathBuf>,
+    /// File with a seed.
+    pub nkey_file: Option<PathBuf>,
+    /// TLS with the server.
+    pub tls: BackendTls,
+    /// How long a start waits for the server.
+    pub startup_timeout: Duration,
+    /// How long one try to connect may take.
+    pub connect_timeout: Duration,
+    /// How often a silent server is asked for a sign of life.
+    pub ping_interval: Duration,
+    /// The longest pause between two tries.
+    pub max_backoff: Duration,
+}
+
+/// TLS with a server behind the store or the bus.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct BackendTls {
+    /// PEM file of the authorities that may have signed its certificate.
+    pub ca: Option<PathBuf>,
+    /// PEM file of the certificate that is shown to it.
+    pub cert: Option<PathBuf>,
+    /// PEM file of the private key of that.
+    pub key: Option<PathBuf>,
 }
 
 /// Logs.
@@ -184,16 +231,35 @@ impl Default for Config {
             ready_json: false,
             store: Store {
                 url: Backend::Builtin("embedded"),
+                durability: Durability::Fsync,
                 // redb's own default would take hundreds of megabytes.
                 cache_size: Size::mebibytes(16),
-                durability: Durability::Fsync,
+                user: None,
+                password_file: None,
+                tls: BackendTls::default(),
+                replicas: 1,
+                replica_timeout: Duration::from_secs(1),
+                connect_timeout: Duration::from_secs(2),
+                read_timeout: Duration::from_secs(3),
+                commit_timeout: Duration::from_secs(3),
+                connections: 8,
             },
             bus: Bus {
                 url: Backend::Builtin("inproc"),
+                user: None,
+                password_file: None,
+                credentials_file: None,
+                nkey_file: None,
+                tls: BackendTls::default(),
+                startup_timeout: Duration::from_secs(10),
+                connect_timeout: Duration::from_secs(5),
+                ping_interval: Duration::from_secs(2),
+                max_backoff: Duration::from_secs(2),
             },
             log: Log {
                 format: LogFormat::Pretty,
-                filter: "info".to_owned(),
+                // The NATS client tells of every connection; the bus says what matters of that.
+                filter: "info,async_nats=warn".to_owned(),
             },
             tls: Tls::default(),
             cors: Cors::default(),

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use coretex_api::{Api, ApiOptions, Health, ServeError, Tls};
+use coretex_api::{Api, ApiOptions, Backends, Health, ServeError, Tls};
 use coretex_core::time::IdGen;
 use coretex_engine::Engine;
 use tokio::net::TcpListener;
@@ -44,7 +44,8 @@ pub(crate) fn tls(config: &config::Tls) -> Result<Option<Tls>, StartError> {
     }))
 }
 
-fn pem(key: &str, path: &Path) -> Result<Vec<u8>, StartError> {
+/// Reads a file that must hold something in PEM form.
+pub(crate) fn pem(key: &str, path: &Path) -> Result<Vec<u8>, StartError> {
     let refuse = |reason: &str| StartError::Tls {
         reason: format!("`{key}`: {}: {reason}", path.display()),
     };
@@ -62,6 +63,7 @@ impl Grpc {
         config: &Config,
         engine: Engine,
         ids: Arc<dyn IdGen>,
+        backends: Arc<dyn Backends>,
         listener: TcpListener,
         tls: Option<Tls>,
     ) -> Result<Self, StartError> {
@@ -75,6 +77,7 @@ impl Grpc {
                 stream_grace: STREAM_GRACE.min(work / 4),
                 // Bounded by whoever stops it.
                 drain_timeout: work,
+                backends,
                 ..ApiOptions::new(ids)
             },
         );

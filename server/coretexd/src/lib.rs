@@ -6,6 +6,7 @@
 
 mod access;
 mod admin;
+mod backends;
 mod banner;
 pub mod config;
 mod datadir;
@@ -16,6 +17,7 @@ mod server;
 mod signals;
 pub mod source;
 pub mod telemetry;
+mod url;
 
 pub use error::StartError;
 pub use server::Server;

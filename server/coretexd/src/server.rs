@@ -5,21 +5,20 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use coretex_bus::{Bus, BusInfo, InProcBus};
+use coretex_bus::Bus;
 use coretex_core::time::{Clock, IdGen};
 use coretex_engine::{AllowAll, Engine, EngineOptions};
 use coretex_store::Store;
-use coretex_store::embedded::{EmbeddedOptions, EmbeddedStore};
-use coretex_store::layers::{GroupFigures, Metered, Resend, ResendPolicy};
 use tokio::net::TcpListener;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
 use crate::access::{self, Access};
 use crate::admin::{self, Admin};
+use crate::backends::{self, Backends, Servers, Sources};
 use crate::banner;
 use crate::config::load::default_data_dir;
-use crate::config::{self, Backend, Config, Environment};
+use crate::config::{Backend, Config, Environment};
 use crate::datadir;
 use crate::error::StartError;
 use crate::grpc::Grpc;
@@ -32,7 +31,11 @@ const HEALTH_PERIOD: Duration = Duration::from_secs(1);
 /// How often the size of the store is asked for.
 const USAGE_PERIOD: Duration = Duration::from_secs(10);
 /// The end of the drain that is kept for closing the store.
-const CLOSING: Duration = Duration::from_secs(3);
+pub(crate) const CLOSING: Duration = Duration::from_secs(3);
+/// What of the drain of the engine is kept for signing off in the store, which may be away.
+const SIGNING_OFF: Duration = Duration::from_secs(2);
+/// How long the bus may take to send what it was given last.
+const LAST_MESSAGES: Duration = Duration::from_millis(200);
 
 /// A running server. Dropping it without [`Server::stop`] ends the admin port and leaves the rest
 /// to the end of the process.
@@ -44,7 +47,8 @@ pub struct Server {
     access: Access,
     engine: Engine,
     store: Arc<dyn Store>,
-    bus: BusInfo,
+    bus: Arc<dyn Bus>,
+    servers: Arc<Servers>,
     grpc: Grpc,
     readiness: Arc<Readiness>,
     /// Admin port and upkeep: they outlive the drain.
@@ -67,9 +71,12 @@ impl Server {
         let background = TaskTracker::new();
         let stop = CancellationToken::new();
         let metrics = Metrics::install(&[
-            ("store", config.store.url.scheme()),
-            ("durability", durability_of(&config)),
-            ("bus", config.bus.url.scheme()),
+            ("store", config.store.url.engine()),
+            (
+                "durability",
+                banner::durability(backends::durability(&config)),
+            ),
+            ("bus", config.bus.url.engine()),
         ]);
         background.spawn(metrics.clone().keep_up(stop.clone()));
         let page = Arc::new(Admin {
@@ -83,13 +90,29 @@ impl Server {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let ids: Arc<dyn IdGen> = Arc::new(RandomIds);
         prepare_data_dir(&config)?;
-        let store = open_store(&config, &clock, &*ids, &readiness).await?;
-        let bus: Arc<dyn Bus> = Arc::new(InProcBus::new());
+        let sources = Sources {
+            clock: &clock,
+            ids: &ids,
+            readiness: &readiness,
+        };
+        let Backends {
+            store,
+            bus,
+            servers,
+        } = backends::open(&config, &sources).await?;
         readiness.progress("taking up the jobs that are under way");
-        let engine = Engine::start(engine_options(&config, &store, &bus, &ids)).await?;
+        let engine = match Engine::start(engine_options(&config, &store, &bus, &ids)).await {
+            Ok(engine) => engine,
+            Err(error) => {
+                bus.drain(Duration::ZERO).await;
+                store.close(CLOSING).await;
+                return Err(error.into());
+            }
+        };
         let prepared = async {
             let access = access_of(&config, &engine).await?;
-            let grpc = Grpc::start(&config, engine.clone(), ids, listener, tls).await?;
+            let backends: Arc<dyn coretex_api::Backends> = servers.clone();
+            let grpc = Grpc::start(&config, engine.clone(), ids, backends, listener, tls).await?;
             grpc.health().set_serving(true).await;
             Ok((access, grpc))
         };
@@ -103,6 +126,7 @@ impl Server {
         };
         readiness.running(engine.clone());
         background.spawn(watch_usage(Arc::clone(&store), stop.clone()));
+        background.spawn(watch_bus(Arc::clone(&bus), stop.clone()));
         background.spawn(watch_health(Arc::clone(&readiness), grpc.health(), stop));
         Ok(Self {
             config,
@@ -111,7 +135,8 @@ impl Server {
             access,
             engine,
             store,
-            bus: bus.info(),
+            bus,
+            servers,
             grpc,
             readiness,
             background,
@@ -148,7 +173,8 @@ impl Server {
             listen: self.listen,
             admin: self.admin,
             store: self.store.info(),
-            bus: &self.bus,
+            bus: self.bus.info(),
+            servers: &*self.servers,
             access: &self.access,
             default_data_dir: default_data_dir(&Environment::of_process())
                 .is_some_and(|default| default == self.config.data_dir),
@@ -174,8 +200,14 @@ impl Server {
         self.grpc.health().set_serving(false).await;
         // Workers are told to leave before their connections are.
         let started = tokio::time::Instant::now();
-        self.engine.drain(work).await;
+        let told = work.saturating_sub(SIGNING_OFF.min(work / 4));
+        let drained = tokio::time::timeout(work, self.engine.drain(told)).await;
+        if drained.is_err() {
+            tracing::warn!("the store was not told that this replica leaves; its lease runs out");
+        }
         self.grpc.stop(work.saturating_sub(started.elapsed())).await;
+        // Calls that were answered last may have rung somebody's doorbell.
+        self.bus.drain(LAST_MESSAGES).await;
         self.store.close(closing).await;
         drop(self.background_stop);
         self.background.close();
@@ -186,15 +218,6 @@ impl Server {
 
 /// What the configuration may say and this build cannot do is refused, never ignored.
 fn check_built(config: &Config) -> Result<(), StartError> {
-    let missing = |key, backend: &Backend| match backend {
-        Backend::Builtin(_) => Ok(()),
-        Backend::Url(_) => Err(StartError::NotBuilt {
-            key,
-            what: format!("`{}://`", backend.scheme()),
-        }),
-    };
-    missing("store.url", &config.store.url)?;
-    missing("bus.url", &config.bus.url)?;
     if config.otlp.endpoint.is_some() {
         return Err(StartError::NotBuilt {
             key: "otlp.endpoint",
@@ -220,7 +243,8 @@ async fn bind(
 
 /// Without a store and without a key nothing is written there.
 fn prepare_data_dir(config: &Config) -> Result<(), StartError> {
-    if config.ephemeral && config.dev {
+    let elsewhere = matches!(config.store.url, Backend::Url(_));
+    if (config.ephemeral || elsewhere) && config.dev {
         return Ok(());
     }
     datadir::ensure(&config.data_dir).map_err(|error| StartError::Io {
@@ -230,60 +254,6 @@ fn prepare_data_dir(config: &Config) -> Result<(), StartError> {
         ),
         error,
     })
-}
-
-fn durability_of(config: &Config) -> &'static str {
-    if config.ephemeral {
-        "ephemeral"
-    } else {
-        config.store.durability.name()
-    }
-}
-
-async fn open_store(
-    config: &Config,
-    clock: &Arc<dyn Clock>,
-    ids: &dyn IdGen,
-    readiness: &Arc<Readiness>,
-) -> Result<Arc<dyn Store>, StartError> {
-    let (clock, id) = (Arc::clone(clock), ids.random());
-    let mut options = if config.ephemeral {
-        EmbeddedOptions::memory(clock, id)
-    } else {
-        EmbeddedOptions {
-            durability: match config.store.durability {
-                config::Durability::Fsync => coretex_store::Durability::Fsync,
-                config::Durability::Async => coretex_store::Durability::Async,
-            },
-            ..EmbeddedOptions::directory(&config.data_dir, clock, id)
-        }
-    };
-    options.observer = Some(Arc::new(GroupFigures::default()));
-    options.cache_bytes = config.store.cache_size.as_usize();
-    let observer = Arc::clone(readiness);
-    options.on_repair = Some(Arc::new(move |progress| {
-        let percent = (progress.fraction * 100.0) as u32;
-        tracing::info!(
-            percent,
-            file_bytes = progress.file_bytes,
-            "the store was not closed; verifying it"
-        );
-        observer.progress(format!("verifying the store: {percent} %"));
-    }));
-    readiness.progress("opening the store");
-    let opened = tokio::task::spawn_blocking(move || EmbeddedStore::open(options));
-    match opened.await {
-        // Figures are of single sends, so they stand inside of what sends again.
-        Ok(Ok(store)) => Ok(Arc::new(Resend::new(
-            Arc::new(Metered::new(Arc::new(store))),
-            ResendPolicy::default(),
-        ))),
-        Ok(Err(error)) => Err(error.into()),
-        Err(error) => Err(StartError::Io {
-            what: "opening the store failed".to_owned(),
-            error: io::Error::other(error),
-        }),
-    }
 }
 
 fn engine_options(
@@ -359,6 +329,16 @@ async fn watch_usage(store: Arc<dyn Store>, stop: CancellationToken) {
         if let Err(error) = store.usage().await {
             tracing::debug!(%error, "the size of the store is not known");
         }
+    }
+}
+
+/// Keeps the figure of the bus current. It says nothing about readiness: a server without its bus
+/// works on.
+async fn watch_bus(bus: Arc<dyn Bus>, stop: CancellationToken) {
+    let connected = metrics::gauge!("coretex_bus_connected", "engine" => bus.info().engine);
+    let mut ticks = tokio::time::interval(HEALTH_PERIOD);
+    while stop.run_until_cancelled(ticks.tick()).await.is_some() {
+        connected.set(if bus.healthy() { 1.0 } else { 0.0 });
     }
 }
 

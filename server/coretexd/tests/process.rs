@@ -120,9 +120,19 @@ fn what_is_wrong_with_the_usage_is_said_and_ends_with_2() {
         &["error: ", "--frobnicate"],
     );
     refused(
-        &run(command(path).args(["--store", "redis://user:s3cret@127.0.0.1/0"])),
+        &run(command(path).args(["--store", "redis://host", "--ephemeral"])),
         2,
-        &["error: `store.url`: `redis://` is not available in this build"],
+        &[
+            "error: --ephemeral: `ephemeral` is about the embedded store only",
+            "hint: ",
+        ],
+    );
+    refused(
+        &run(command(path)
+            .args(["--store", "redis://127.0.0.1:1"])
+            .env("CORETEX_STORE_PASSWORD_FILE", path.join("nowhere"))),
+        2,
+        &["error: `store.password_file`: ", "nowhere: No such file"],
     );
     let open = run(command(path)
         .env("CORETEX_DEV", "1")
@@ -141,6 +151,38 @@ fn what_is_wrong_with_the_usage_is_said_and_ends_with_2() {
         2,
         &["`dev` is refused on 0.0.0.0:0", "hint: "],
     );
+}
+
+#[test]
+fn servers_that_are_not_there_end_the_start_with_3() {
+    let folder = tempfile::tempdir().unwrap();
+    // A port that was free a moment ago.
+    let free = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = free.local_addr().unwrap();
+    drop(free);
+    let store = format!("redis://me:s3cret@{address}/0");
+    let ended = run(command(folder.path()).args(["--store", &store]));
+    let place = format!("(redis://me:********@{address}/0)");
+    refused(
+        &ended,
+        3,
+        &[
+            "error: `store.url`: cannot reach redis: ",
+            &place,
+            "hint: start Redis",
+        ],
+    );
+    assert!(!ended.stderr.contains("s3cret"), "{ended:?}");
+
+    let bus = format!("nats://s3cret@{address}");
+    let ended = run(command(folder.path())
+        .args(["--bus", &bus])
+        .env("CORETEX_BUS_STARTUP_TIMEOUT", "100ms"));
+    let says = format!("error: `bus.url`: no nats server at nats://{address} answered");
+    refused(&ended, 3, &[&says, "hint: start nats-server"]);
+    assert!(!ended.stderr.contains("s3cret"), "{ended:?}");
+    // Nothing of the refused start holds the store.
+    stop_cleanly(Running::start(command(folder.path()).arg("--dev")));
 }
 
 #[test]

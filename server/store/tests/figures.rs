@@ -70,8 +70,15 @@ impl Tally {
         Arc::new(Touch(self.clone(), name))
     }
 
+    /// Of a figure of the embedded engine: its name, and what its second label says.
     fn of(&self, name: &str) -> u64 {
-        let name = format!("coretex_store_{name}");
+        let (name, label) = name.split_once('/').unwrap_or((name, ""));
+        let label = if label.is_empty() {
+            String::new()
+        } else {
+            format!("/{label}")
+        };
+        let name = format!("coretex_store_{name}/embedded{label}");
         self.0.lock().get(&name).copied().unwrap_or(0)
     }
 }
@@ -98,7 +105,7 @@ async fn figures_follow_the_calls() {
     let mut options = EmbeddedOptions::memory(Arc::new(ManualClock::default()), 1);
     options.writer = WriterMode::Inline;
     let store = metrics::with_local_recorder(&tally, || {
-        options.observer = Some(Arc::new(GroupFigures::default()));
+        options.observer = Some(Arc::new(GroupFigures::new("embedded")));
         Metered::new(Arc::new(EmbeddedStore::open(options).unwrap()))
     });
     store.commit(creation("key", "1")).await.unwrap();

@@ -5,15 +5,18 @@ use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use coretex::Client;
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
-use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::TcpStream;
 use tokio::process::{Child, ChildStdout, Command};
 use tonic::transport::{Channel, Endpoint};
 
+use super::backends::Servers;
 use super::in_time;
 use crate::{binaries, poll};
 
@@ -27,6 +30,7 @@ const SHOWN_LOG: usize = 60;
 pub struct Options {
     secured: bool,
     settings: Vec<(String, String)>,
+    backends: Option<Arc<Servers>>,
 }
 
 impl Options {
@@ -49,16 +53,24 @@ impl Options {
         self.settings.push((variable.to_owned(), value.to_owned()));
         self
     }
+
+    /// Keeps the servers behind store and bus running as long as this one.
+    #[must_use]
+    pub(super) fn keep(mut self, backends: Arc<Servers>) -> Self {
+        self.backends = Some(backends);
+        self
+    }
 }
 
 /// A server with a data directory of its own. Killed when dropped.
 #[derive(Debug)]
 pub struct Server {
+    // First, so that it goes before what it stands on.
+    process: Option<Process>,
     options: Options,
     folder: TempDir,
     listen: SocketAddr,
     admin: SocketAddr,
-    process: Option<Process>,
 }
 
 #[derive(Debug)]
@@ -75,18 +87,35 @@ impl Server {
     /// # Panics
     /// It does not become ready; what it said is shown.
     pub async fn start(options: Options) -> Self {
+        let mut server = Self::new(options);
+        server.launch().await;
+        server
+    }
+
+    /// Starts a server that will not become ready, and says with which exit code it ended and what
+    /// it said.
+    ///
+    /// # Panics
+    /// It does become ready, or does not end.
+    pub async fn refused(options: Options) -> (Option<i32>, String) {
+        let server = Self::new(options);
+        let mut child = server.spawn();
+        let ended = in_time("the server to end", child.wait()).await;
+        let code = ended.ok().and_then(|status| status.code());
+        (code, server.log())
+    }
+
+    fn new(options: Options) -> Self {
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
         let folder = tempfile::tempdir()
             .unwrap_or_else(|error| panic!("no folder for a server's data: {error}"));
-        let mut server = Self {
+        Self {
+            process: None,
             options,
             folder,
             listen: any,
             admin: any,
-            process: None,
-        };
-        server.launch().await;
-        server
+        }
     }
 
     /// Starts it again on the same data and the same ports, after [`kill`](Self::kill) or
@@ -105,8 +134,7 @@ impl Server {
         poll::until_async("the server's port", limit, async || self.try_launch().await).await;
     }
 
-    /// Starts the program; an error when it cannot be started just now.
-    async fn try_launch(&mut self) -> Result<(), String> {
+    fn spawn(&self) -> Child {
         let mut command = Command::new(binaries::path("coretexd"));
         for (name, _) in std::env::vars_os() {
             if name.to_string_lossy().starts_with("CORETEX_") {
@@ -116,7 +144,7 @@ impl Server {
         if !self.options.secured {
             command.arg("--dev");
         }
-        let mut child = command
+        command
             .args(["--listen", &self.listen.to_string()])
             .args(["--admin-listen", &self.admin.to_string()])
             .arg("--data-dir")
@@ -129,7 +157,12 @@ impl Server {
             .stderr(self.open_log())
             .kill_on_drop(true)
             .spawn()
-            .unwrap_or_else(|error| panic!("coretexd cannot be started: {error}"));
+            .unwrap_or_else(|error| panic!("coretexd cannot be started: {error}"))
+    }
+
+    /// Starts the program; an error when it cannot be started just now.
+    async fn try_launch(&mut self) -> Result<(), String> {
+        let mut child = self.spawn();
         let pid = pid_of(&child);
         let stdout = child.stdout.take();
         let mut stdout = BufReader::new(stdout.unwrap_or_else(|| panic!("no stdout")));
@@ -197,6 +230,29 @@ impl Server {
     #[must_use]
     pub const fn admin_address(&self) -> SocketAddr {
         self.admin
+    }
+
+    /// A page of the port for metrics and probes: its status and its text.
+    ///
+    /// # Panics
+    /// There is no answer.
+    pub async fn page(&self, path: &str) -> (u16, String) {
+        let asked = async {
+            let mut stream = TcpStream::connect(self.admin).await?;
+            let host = self.admin;
+            let request =
+                format!("GET {path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n");
+            stream.write_all(request.as_bytes()).await?;
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).await?;
+            io::Result::Ok(answer)
+        };
+        let answer = in_time(path, asked).await;
+        let answer = answer.unwrap_or_else(|error| panic!("{path}: {error}"));
+        let (head, text) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
+        let status = head.split(' ').nth(1).and_then(|code| code.parse().ok());
+        let status = status.unwrap_or_else(|| panic!("{path} is answered with {head:?}"));
+        (status, text.to_owned())
     }
 
     /// Where it serves gRPC, as a URL.

@@ -12,7 +12,8 @@ use coretex::proto::{
 };
 use coretex::{Client, Code, ErrorReason, JobExt};
 use coretex_proto::methods::methods;
-use coretex_tests::cluster::server::{Options, Server};
+use coretex_tests::cluster::backends::Pair;
+use coretex_tests::cluster::server::Server;
 use coretex_tests::cluster::session::{RawWorker, hello};
 use coretex_tests::cluster::wire::{self, Manner};
 use coretex_tests::cluster::worker::RunningWorker;
@@ -85,9 +86,8 @@ async fn key(admin: &Client, tenant: &str, roles: &[&str]) -> String {
     admin.create_api_key(request).await.unwrap().secret
 }
 
-#[tokio::test]
-async fn outside_development_every_call_needs_a_credential() {
-    let server = Server::start(Options::new().secured()).await;
+async fn outside_development_every_call_needs_a_credential(pair: &Pair) {
+    let server = Server::start(pair.options().secured()).await;
     let refused = async |key: &str, reason: ErrorReason| {
         let client = server.client_with(key);
         let error = client.get_status(GetStatusRequest {}).await.unwrap_err();
@@ -121,9 +121,8 @@ async fn outside_development_every_call_needs_a_credential() {
     assert!(!server.log().contains(&good), "a key is in the log");
 }
 
-#[tokio::test]
-async fn each_role_may_do_what_its_table_says() {
-    let server = Server::start(Options::new().secured()).await;
+async fn each_role_may_do_what_its_table_says(pair: &Pair) {
+    let server = Server::start(pair.options().secured()).await;
     let (admin, channel) = (server.client(), server.channel().await);
     let table: BTreeMap<&str, &[&str]> = MAY_CALL.iter().copied().collect();
     let mut wrong = Problems::default();
@@ -151,9 +150,8 @@ async fn each_role_may_do_what_its_table_says() {
     wrong.none();
 }
 
-#[tokio::test]
-async fn a_key_that_was_revoked_or_has_expired_opens_nothing() {
-    let server = Server::start(Options::new().secured()).await;
+async fn a_key_that_was_revoked_or_has_expired_opens_nothing(pair: &Pair) {
+    let server = Server::start(pair.options().secured()).await;
     let admin = server.client();
     let request = CreateApiKeyRequest {
         display_name: "short".into(),
@@ -230,9 +228,8 @@ async fn sees_nothing_of(client: &Client, job_id: &str) {
     assert_eq!(counted.count, 0);
 }
 
-#[tokio::test]
-async fn tenants_see_and_touch_nothing_of_each_other() {
-    let server = Server::start(Options::new().secured()).await;
+async fn tenants_see_and_touch_nothing_of_each_other(pair: &Pair) {
+    let server = Server::start(pair.options().secured()).await;
     let system = server.client();
     let a_key = key(&system, "tenant-a", &["admin"]).await;
     let b_key = key(&system, "tenant-b", &["admin"]).await;
@@ -329,9 +326,8 @@ async fn tenants_see_and_touch_nothing_of_each_other() {
     assert!(b.who_am_i(WhoAmIRequest {}).await.is_ok());
 }
 
-#[tokio::test]
-async fn submitters_see_their_own_jobs_and_viewers_no_payloads() {
-    let server = Server::start(Options::new().secured()).await;
+async fn submitters_see_their_own_jobs_and_viewers_no_payloads(pair: &Pair) {
+    let server = Server::start(pair.options().secured()).await;
     let admin = server.client();
     let client = async |role: &str| server.client_with(&key(&admin, "", &[role]).await);
     let (one, other, viewer) = (
@@ -355,9 +351,8 @@ async fn submitters_see_their_own_jobs_and_viewers_no_payloads() {
     assert_eq!(seen.output, job.output);
 }
 
-#[tokio::test]
-async fn development_mode_needs_no_credential_and_stays_on_this_machine() {
-    let server = Server::start(Options::new()).await;
+async fn development_mode_needs_no_credential_and_stays_on_this_machine(pair: &Pair) {
+    let server = Server::start(pair.options()).await;
     let me = server.client().who_am_i(WhoAmIRequest {}).await.unwrap();
     assert_eq!(me.tenant_id, "default");
     // A wrong credential is refused all the same: whoever sends one relies on it.
@@ -367,4 +362,13 @@ async fn development_mode_needs_no_credential_and_stays_on_this_machine() {
         .await
         .unwrap_err();
     assert_eq!(error.reason(), Some(ErrorReason::CredentialInvalid));
+}
+
+on_both_pairs! {
+    outside_development_every_call_needs_a_credential,
+    each_role_may_do_what_its_table_says,
+    a_key_that_was_revoked_or_has_expired_opens_nothing,
+    tenants_see_and_touch_nothing_of_each_other,
+    submitters_see_their_own_jobs_and_viewers_no_payloads,
+    development_mode_needs_no_credential_and_stays_on_this_machine,
 }

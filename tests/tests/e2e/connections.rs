@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use coretex::proto::GetWorkerRequest;
 use coretex::{Client, JobExt, JobState, Worker};
+use coretex_tests::cluster::backends::Pair;
 use coretex_tests::cluster::proxy::Proxy;
-use coretex_tests::cluster::server::{self, Options, Server};
+use coretex_tests::cluster::server::{self, Server};
 use coretex_tests::cluster::worker::{RunningWorker, Runs};
 use coretex_tests::cluster::{PATIENCE, in_time};
 use coretex_tests::poll;
@@ -44,9 +45,8 @@ fn told(job: &coretex::Job) -> u32 {
     progress.map_or(0, |progress| progress.message.parse().unwrap())
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_job_outlives_twenty_cuts_and_a_restart_in_one_attempt() {
-    let mut server = Server::start(Options::new()).await;
+async fn a_job_outlives_twenty_cuts_and_a_restart_in_one_attempt(pair: &Pair) {
+    let mut server = Server::start(pair.options()).await;
     let proxy = Proxy::start(server.address()).await;
     let (runs, finish) = (Runs::default(), Arc::new(Notify::new()));
     let worker = steady_worker(server::client(&proxy.url(), ""), &runs, &finish).await;
@@ -92,9 +92,8 @@ async fn a_job_outlives_twenty_cuts_and_a_restart_in_one_attempt() {
     assert_eq!(sessions.len(), 21);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_worker_notices_a_half_open_connection_in_time_to_keep_its_job() {
-    let options = Options::new().set("CORETEX_TIMING_ADOPTION_WINDOW", "30s");
+async fn a_worker_notices_a_half_open_connection_in_time_to_keep_its_job(pair: &Pair) {
+    let options = pair.options().set("CORETEX_TIMING_ADOPTION_WINDOW", "30s");
     let server = Server::start(options).await;
     let proxy = Proxy::start(server.address()).await;
     let (runs, finish) = (Runs::default(), Arc::new(Notify::new()));
@@ -117,9 +116,9 @@ async fn a_worker_notices_a_half_open_connection_in_time_to_keep_its_job() {
     assert_eq!(runs.of(&job_id), 1);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_jobs_of_a_worker_that_falls_silent_are_run_by_another() {
-    let options = Options::new()
+async fn the_jobs_of_a_worker_that_falls_silent_are_run_by_another(pair: &Pair) {
+    let options = pair
+        .options()
         .set("CORETEX_TIMING_ADOPTION_WINDOW", "1s")
         .set("CORETEX_TIMING_HEARTBEAT_INTERVAL", "1s")
         .set("CORETEX_TIMING_HEARTBEAT_TIMEOUT", "2s");
@@ -176,9 +175,8 @@ async fn the_jobs_of_a_worker_that_falls_silent_are_run_by_another() {
     assert_eq!(endings(&events(&client, &job_id).await), 1);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn jobs_run_over_slow_connections() {
-    let server = Server::start(Options::new()).await;
+async fn jobs_run_over_slow_connections(pair: &Pair) {
+    let server = Server::start(pair.options()).await;
     let proxy = Proxy::start(server.address()).await;
     proxy.delay(Duration::from_millis(50));
     let slow = server::client(&proxy.url(), "");
@@ -189,4 +187,11 @@ async fn jobs_run_over_slow_connections() {
         let job = job.unwrap();
         assert_eq!((job.output_as::<usize>().unwrap(), job.attempt), (n, 1));
     }
+}
+
+on_both_pairs! {
+    a_job_outlives_twenty_cuts_and_a_restart_in_one_attempt,
+    a_worker_notices_a_half_open_connection_in_time_to_keep_its_job,
+    the_jobs_of_a_worker_that_falls_silent_are_run_by_another,
+    jobs_run_over_slow_connections,
 }

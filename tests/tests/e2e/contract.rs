@@ -11,7 +11,8 @@ use coretex::{Code, Error, ErrorReason};
 use coretex_proto::descriptor_pool;
 use coretex_proto::methods::methods;
 use coretex_proto::v1::{SubmitJobsResponse, submit_jobs_result::Outcome};
-use coretex_tests::cluster::server::{Options, Server};
+use coretex_tests::cluster::backends::Pair;
+use coretex_tests::cluster::server::Server;
 use coretex_tests::cluster::wire::{self, Manner};
 use coretex_tests::problems::Problems;
 use prost::Message;
@@ -312,9 +313,8 @@ async fn ask(channel: &Channel, path: &str, request: &DynamicMessage) -> Result<
     Ok(answer)
 }
 
-#[tokio::test]
-async fn every_rpc_is_refused_without_a_credential() {
-    let server = Server::start(Options::new().secured()).await;
+async fn every_rpc_is_refused_without_a_credential(pair: &Pair) {
+    let server = Server::start(pair.options().secured()).await;
     let channel = server.channel().await;
     let mut wrong = Problems::default();
     for path in methods().keys() {
@@ -334,9 +334,8 @@ async fn every_rpc_is_refused_without_a_credential() {
     wrong.none();
 }
 
-#[tokio::test]
-async fn every_wrong_field_is_refused_by_name() {
-    let server = Server::start(Options::new()).await;
+async fn every_wrong_field_is_refused_by_name(pair: &Pair) {
+    let server = Server::start(pair.options()).await;
     let channel = server.channel().await;
     let mut wrong = Problems::default();
     let (mut lines, mut excused) = (BTreeSet::new(), BTreeSet::new());
@@ -385,9 +384,8 @@ async fn every_wrong_field_is_refused_by_name() {
     wrong.none();
 }
 
-#[tokio::test]
-async fn all_wrong_fields_are_named_at_once_and_nothing_is_stored() {
-    let server = Server::start(Options::new()).await;
+async fn all_wrong_fields_are_named_at_once_and_nothing_is_stored(pair: &Pair) {
+    let server = Server::start(pair.options()).await;
     let client = server.client();
     let submit = client.submit("no topic", ()).edit(|request| {
         request.job_id = "a b".into();
@@ -424,4 +422,10 @@ async fn all_wrong_fields_are_named_at_once_and_nothing_is_stored() {
     assert_eq!(fields, expected);
     let count = client.count_jobs(Default::default()).await.unwrap();
     assert_eq!(count.count, 0);
+}
+
+on_both_pairs! {
+    every_rpc_is_refused_without_a_credential,
+    every_wrong_field_is_refused_by_name,
+    all_wrong_fields_are_named_at_once_and_nothing_is_stored,
 }

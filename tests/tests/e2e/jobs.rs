@@ -11,8 +11,9 @@ use coretex::proto::{
 };
 use coretex::worker::CancelReason;
 use coretex::{Client, ErrorReason, JobExt, JobFailure, JobState, Json};
+use coretex_tests::cluster::backends::Pair;
 use coretex_tests::cluster::in_time;
-use coretex_tests::cluster::server::{Options, Server};
+use coretex_tests::cluster::server::Server;
 use coretex_tests::cluster::worker::{RunningWorker, Runs};
 use serde_json::json;
 use tokio::sync::{Barrier, Notify, Semaphore};
@@ -27,9 +28,8 @@ fn millis(millis: u64) -> Option<coretex::well_known::Duration> {
     ))
 }
 
-#[tokio::test]
-async fn a_job_is_submitted_run_and_its_result_read() {
-    let server = Server::start(Options::new()).await;
+async fn a_job_is_submitted_run_and_its_result_read(pair: &Pair) {
+    let server = Server::start(pair.options()).await;
     let client = server.client();
     let _worker = RunningWorker::serve(client.clone(), "job.wc", 4, |ctx, job| async move {
         ctx.progress(50, "counting");
@@ -79,9 +79,8 @@ async fn a_job_is_submitted_run_and_its_result_read() {
     assert_eq!(counted.await.unwrap().count, 1);
 }
 
-#[tokio::test]
-async fn wait_on_submit_answers_with_the_job_as_it_then_stands() {
-    let server = Server::start(Options::new()).await;
+async fn wait_on_submit_answers_with_the_job_as_it_then_stands(pair: &Pair) {
+    let server = Server::start(pair.options()).await;
     let client = server.client();
     let gate = Arc::new(Semaphore::new(0));
     let held = Arc::clone(&gate);
@@ -134,9 +133,8 @@ async fn wait_on_submit_answers_with_the_job_as_it_then_stands() {
     );
 }
 
-#[tokio::test]
-async fn a_failing_job_uses_its_attempts_and_keeps_the_error_of_its_worker() {
-    let server = Server::start(Options::new()).await;
+async fn a_failing_job_uses_its_attempts_and_keeps_the_error_of_its_worker(pair: &Pair) {
+    let server = Server::start(pair.options()).await;
     let client = server.client();
     let _worker = RunningWorker::serve(client.clone(), "job.fails", 4, |ctx, job| async move {
         let better_at: i32 = job.input_as()?;
@@ -208,9 +206,8 @@ async fn cancel(client: &Client, job_id: &str, grace: u64, force: bool) -> coret
     client.cancel_job(request).await.unwrap().job.unwrap()
 }
 
-#[tokio::test]
-async fn a_running_job_is_cancelled_with_grace_without_and_by_force() {
-    let server = Server::start(Options::new()).await;
+async fn a_running_job_is_cancelled_with_grace_without_and_by_force(pair: &Pair) {
+    let server = Server::start(pair.options()).await;
     let client = server.client();
     let obedient = |ctx: coretex::Context, _| async move {
         let why = ctx.cancelled().await;
@@ -271,9 +268,8 @@ async fn a_running_job_is_cancelled_with_grace_without_and_by_force() {
     assert_eq!(ended.state(), JobState::Cancelled, "nobody has to be told");
 }
 
-#[tokio::test]
-async fn a_worker_runs_as_many_jobs_at_once_as_it_says() {
-    let server = Server::start(Options::new()).await;
+async fn a_worker_runs_as_many_jobs_at_once_as_it_says(pair: &Pair) {
+    let server = Server::start(pair.options()).await;
     let client = server.client();
     let all_there = Arc::new(Barrier::new(5));
     let most = Arc::new(AtomicU32::new(0));
@@ -296,9 +292,8 @@ async fn a_worker_runs_as_many_jobs_at_once_as_it_says() {
     assert_eq!(most.load(Ordering::SeqCst), 5);
 }
 
-#[tokio::test]
-async fn a_watch_tells_every_change_of_a_job_in_order() {
-    let server = Server::start(Options::new()).await;
+async fn a_watch_tells_every_change_of_a_job_in_order(pair: &Pair) {
+    let server = Server::start(pair.options()).await;
     let client = server.client();
     let started = Arc::new(Notify::new());
     let go = Arc::clone(&started);
@@ -349,9 +344,8 @@ async fn a_watch_tells_every_change_of_a_job_in_order() {
     assert_eq!(seen.last().unwrap().to_state(), JobState::Succeeded);
 }
 
-#[tokio::test]
-async fn a_job_without_a_worker_says_so_and_starts_when_there_is_one() {
-    let server = Server::start(Options::new()).await;
+async fn a_job_without_a_worker_says_so_and_starts_when_there_is_one(pair: &Pair) {
+    let server = Server::start(pair.options()).await;
     let client = server.client();
     let job = client
         .submit("job.later", json!("x"))
@@ -379,9 +373,8 @@ async fn a_job_without_a_worker_says_so_and_starts_when_there_is_one() {
     assert_eq!(diagnosis.state(), JobState::Succeeded);
 }
 
-#[tokio::test]
-async fn a_batch_is_accepted_item_by_item() {
-    let server = Server::start(Options::new()).await;
+async fn a_batch_is_accepted_item_by_item(pair: &Pair) {
+    let server = Server::start(pair.options()).await;
     let client = server.client();
     let runs = Runs::default();
     let noted = runs.clone();
@@ -418,9 +411,8 @@ async fn a_batch_is_accepted_item_by_item() {
     }
 }
 
-#[tokio::test]
-async fn a_rerun_is_a_new_job_linked_to_the_old_one() {
-    let server = Server::start(Options::new()).await;
+async fn a_rerun_is_a_new_job_linked_to_the_old_one(pair: &Pair) {
+    let server = Server::start(pair.options()).await;
     let client = server.client();
     let _worker = RunningWorker::echo(client.clone(), "job.echo", 1).await;
     let old = client
@@ -448,9 +440,8 @@ async fn a_rerun_is_a_new_job_linked_to_the_old_one() {
     assert_eq!(repeated.job.unwrap().job_id, new.job_id);
 }
 
-#[tokio::test]
-async fn large_payloads_travel_whole() {
-    let server = Server::start(Options::new()).await;
+async fn large_payloads_travel_whole(pair: &Pair) {
+    let server = Server::start(pair.options()).await;
     let client = server.client();
     let _worker = RunningWorker::echo(client.clone(), "job.echo", 4).await;
     let text = "ä".repeat(500_000);
@@ -464,4 +455,17 @@ async fn large_payloads_travel_whole() {
     let submit = client.submit("job.echo", ()).payload(raw.clone());
     let job = result(submit).await;
     assert_eq!(job.output, Some(raw));
+}
+
+on_both_pairs! {
+    a_job_is_submitted_run_and_its_result_read,
+    wait_on_submit_answers_with_the_job_as_it_then_stands,
+    a_failing_job_uses_its_attempts_and_keeps_the_error_of_its_worker,
+    a_running_job_is_cancelled_with_grace_without_and_by_force,
+    a_worker_runs_as_many_jobs_at_once_as_it_says,
+    a_watch_tells_every_change_of_a_job_in_order,
+    a_job_without_a_worker_says_so_and_starts_when_there_is_one,
+    a_batch_is_accepted_item_by_item,
+    a_rerun_is_a_new_job_linked_to_the_old_one,
+    large_payloads_travel_whole,
 }

@@ -1,5 +1,6 @@
 //! The product as its users have it: a real server process, workers and clients of the client
-//! library, connections that break.
+//! library, connections that break. Each scenario runs twice: on the engines inside the process,
+//! and on Redis and NATS; `backends` is about what only the latter can do.
 //!
 //! What does not keep to the rules is in `robustness`, the command line in `cli_e2e`, other
 //! people's tools in `grpc_tools`.
@@ -9,9 +10,12 @@
     reason = "a test may stop at what it did not expect"
 )]
 
+#[macro_use]
+mod support;
+
 mod access;
+mod backends;
 mod connections;
 mod contract;
 mod jobs;
 mod restarts;
-mod support;

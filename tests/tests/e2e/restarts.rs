@@ -8,8 +8,9 @@ use coretex::proto::{
     CancelJobRequest, JobEvent, JobFilter, ListJobsRequest, SubmitJobRequest, WatchJobsRequest,
     watch_jobs_request::Target,
 };
-use coretex::{Client, JobExt, JobState, Json, to_payload};
-use coretex_tests::cluster::server::{Options, Server};
+use coretex::{JobExt, JobState, Json, to_payload};
+use coretex_tests::cluster::backends::Pair;
+use coretex_tests::cluster::server::Server;
 use coretex_tests::cluster::worker::{RunningWorker, Runs};
 use coretex_tests::cluster::{PATIENCE, in_time};
 use coretex_tests::poll;
@@ -18,24 +19,11 @@ use parking_lot::Mutex;
 use serde_json::json;
 use tokio::sync::Semaphore;
 
-use crate::support::{attempts, endings, events, until, until_state};
+use crate::support::{attempts, endings, events, submit_for_sure, until, until_state};
 
-/// Submits a job as a client does that does not give up.
-async fn submit_for_sure(client: &Client, request: &SubmitJobRequest) -> coretex::Job {
-    let submitted = poll::until_async("a job to be accepted", PATIENCE, async || {
-        match client.submit_job(request.clone()).await {
-            Ok(answer) => Ok(answer.job.unwrap()),
-            Err(error) if error.is_retryable() => Err(error.to_string()),
-            Err(error) => panic!("refused: {error}"),
-        }
-    });
-    submitted.await
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_accepted_job_ends_once_though_the_server_is_killed_under_load() {
+async fn every_accepted_job_ends_once_though_the_server_is_killed_under_load(pair: &Pair) {
     const JOBS: usize = 600;
-    let options = Options::new().set("CORETEX_TIMING_ADOPTION_WINDOW", "2s");
+    let options = pair.options().set("CORETEX_TIMING_ADOPTION_WINDOW", "2s");
     let mut server = Server::start(options).await;
     let client = server.client();
     let mut workers = Vec::new();
@@ -88,9 +76,8 @@ async fn every_accepted_job_ends_once_though_the_server_is_killed_under_load() {
     assert_eq!(all, JOBS);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_stop_by_signal_keeps_its_deadline_and_workers_keep_what_they_run() {
-    let options = Options::new().set("CORETEX_TIMING_DRAIN_TIMEOUT", "8s");
+async fn a_stop_by_signal_keeps_its_deadline_and_workers_keep_what_they_run(pair: &Pair) {
+    let options = pair.options().set("CORETEX_TIMING_DRAIN_TIMEOUT", "8s");
     let mut server = Server::start(options).await;
     let client = server.client();
     let gate = Arc::new(Semaphore::new(0));
@@ -146,9 +133,8 @@ async fn a_stop_by_signal_keeps_its_deadline_and_workers_keep_what_they_run() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_watch_goes_on_across_a_restart_without_a_gap() {
-    let mut server = Server::start(Options::new()).await;
+async fn a_watch_goes_on_across_a_restart_without_a_gap(pair: &Pair) {
+    let mut server = Server::start(pair.options()).await;
     let client = server.client();
     let _worker = RunningWorker::echo(client.clone(), "job.echo", 4).await;
     let mut watch = client.watch(WatchJobsRequest {
@@ -203,9 +189,8 @@ async fn a_watch_goes_on_across_a_restart_without_a_gap() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_state_that_is_no_end_is_taken_up_after_a_kill() {
-    let options = Options::new().set("CORETEX_TIMING_ADOPTION_WINDOW", "1s");
+async fn every_state_that_is_no_end_is_taken_up_after_a_kill(pair: &Pair) {
+    let options = pair.options().set("CORETEX_TIMING_ADOPTION_WINDOW", "1s");
     let mut server = Server::start(options).await;
     let client = server.client();
     // A worker that will never come back, with jobs that run and one that it was told to stop.
@@ -264,4 +249,11 @@ async fn every_state_that_is_no_end_is_taken_up_after_a_kill() {
     }
     let job = until(&client, &running, "its events", |job| job.ended()).await;
     assert_eq!(job.redispatch_count, 1, "the loss is counted apart");
+}
+
+on_both_pairs! {
+    every_accepted_job_ends_once_though_the_server_is_killed_under_load,
+    a_stop_by_signal_keeps_its_deadline_and_workers_keep_what_they_run,
+    a_watch_goes_on_across_a_restart_without_a_gap,
+    every_state_that_is_no_end_is_taken_up_after_a_kill,
 }

@@ -1,16 +1,57 @@
 //! What the tests of this program share.
 
 use coretex::proto::{GetJobRequest, JobAttempt, JobEvent, ListJobAttemptsRequest};
-use coretex::proto::{JobState, ListJobEventsRequest};
+use coretex::proto::{JobState, ListJobEventsRequest, SubmitJobRequest};
 use coretex::{Client, Job, Submit};
 use coretex_tests::cluster::{PATIENCE, in_time};
 use coretex_tests::poll;
+
+/// Makes two tests of each scenario, which is a function of the pair of engines that it runs on.
+macro_rules! on_both_pairs {
+    ($($scenario:ident),+ $(,)?) => {
+        mod embedded_and_inproc {
+            use coretex_tests::cluster::backends::Pair;
+
+            $(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $scenario() {
+                    Box::pin(super::$scenario(&Pair::Embedded)).await;
+                }
+            )+
+        }
+
+        mod redis_and_nats {
+            use coretex_tests::cluster::backends::Pair;
+
+            $(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $scenario() {
+                    if let Some(pair) = Pair::redis_and_nats().await {
+                        Box::pin(super::$scenario(&pair)).await;
+                    }
+                }
+            )+
+        }
+    };
+}
 
 /// Submits a job and waits for its end.
 pub(crate) async fn result(submit: Submit) -> Job {
     in_time("the end of a job", Box::pin(submit.result()))
         .await
         .unwrap()
+}
+
+/// Submits a job as a client does that does not give up.
+pub(crate) async fn submit_for_sure(client: &Client, request: &SubmitJobRequest) -> coretex::Job {
+    let submitted = poll::until_async("a job to be accepted", PATIENCE, async || {
+        match client.submit_job(request.clone()).await {
+            Ok(answer) => Ok(answer.job.unwrap()),
+            Err(error) if error.is_retryable() => Err(error.to_string()),
+            Err(error) => panic!("refused: {error}"),
+        }
+    });
+    submitted.await
 }
 
 /// The job as it stands.

@@ -6,10 +6,16 @@ use coretex_engine::{PoolInfo, QueueDepth, Queues, ReplicaInfo, SystemStatus};
 use coretex_proto::v1;
 
 use super::{count, duration, time};
+use crate::options::Backends;
 
-/// Writes the status; `pools` say which queues are whose.
-pub(crate) fn write(status: &SystemStatus, pools: &[PoolInfo]) -> v1::GetStatusResponse {
-    let ready = status.store_problem.is_none() && status.bus_healthy;
+/// Writes the status; `pools` say which queues are whose, `backends` what is behind the engines.
+pub(crate) fn write(
+    status: &SystemStatus,
+    pools: &[PoolInfo],
+    backends: &dyn Backends,
+) -> v1::GetStatusResponse {
+    // Without its bus a server works on: it looks into the store every second.
+    let ready = status.store_problem.is_none();
     let replicas = status.replicas.iter().map(|one| {
         // Others that keep their lease have a store; more is not known of them here.
         let healthy = ready || one.replica_id != status.replica_id;
@@ -21,7 +27,7 @@ pub(crate) fn write(status: &SystemStatus, pools: &[PoolInfo]) -> v1::GetStatusR
         uptime: Some(duration(status.now.since(status.start_time))),
         start_time: Some(time(status.start_time)),
         replicas: replicas.collect(),
-        engines: engines(status),
+        engines: engines(status, backends),
         workers: count(status.workers),
         queue_depths: queue_depths(&status.queues, pools),
         queue_depths_capped: status.queues.capped,
@@ -32,7 +38,7 @@ pub(crate) fn write(status: &SystemStatus, pools: &[PoolInfo]) -> v1::GetStatusR
     }
 }
 
-fn engines(status: &SystemStatus) -> Vec<v1::EngineStatus> {
+fn engines(status: &SystemStatus, backends: &dyn Backends) -> Vec<v1::EngineStatus> {
     let store = v1::EngineStatus {
         component: "store".to_owned(),
         name: status.store_engine.to_owned(),
@@ -43,6 +49,7 @@ fn engines(status: &SystemStatus) -> Vec<v1::EngineStatus> {
             .clone()
             .or_else(|| status.store_note.clone())
             .unwrap_or_default(),
+        version: backends.store_version(),
     };
     let bus = v1::EngineStatus {
         component: "bus".to_owned(),
@@ -52,8 +59,9 @@ fn engines(status: &SystemStatus) -> Vec<v1::EngineStatus> {
         message: if status.bus_healthy {
             String::new()
         } else {
-            "not connected".to_owned()
+            "not connected: jobs run, news of other replicas is up to a second late".to_owned()
         },
+        version: backends.bus_version(),
     };
     vec![store, bus]
 }

@@ -149,6 +149,11 @@ impl Link {
         }
     }
 
+    /// The version of the server.
+    pub(super) fn server_version(&self) -> String {
+        self.client.server_info().version
+    }
+
     /// The largest payload that the server takes.
     pub(super) fn max_payload(&self) -> usize {
         self.client.max_payload()

@@ -31,10 +31,11 @@ pub struct Flags {
     /// Keep everything in memory.
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub ephemeral: Option<String>,
-    /// Where jobs are kept: embedded, redis://... or rediss://... [default: embedded].
+    /// Where jobs are kept: embedded, redis://..., rediss://... (TLS) or redis+unix://...
+    /// [default: embedded].
     #[arg(long, value_name = "STORE")]
     pub store: Option<String>,
-    /// How replicas ring each other: inproc, nats://... or tls://... [default: inproc].
+    /// How replicas ring each other: inproc, nats://... or tls://... (TLS) [default: inproc].
     #[arg(long, value_name = "BUS")]
     pub bus: Option<String>,
     /// Read this TOML file first.

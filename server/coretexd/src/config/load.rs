@@ -10,7 +10,7 @@ use super::error::{ConfigError, Problem};
 use super::flags::Flags;
 use super::nearest::nearest;
 use super::settings::SETTINGS;
-use super::value::{Field, Input};
+use super::value::{Durability, Field, Input};
 use super::{Config, file, validate};
 
 /// Variables about the configuration itself, not values of it.
@@ -126,6 +126,10 @@ pub fn load(flags: &Flags, env: &Environment) -> Result<Loaded, ConfigError> {
     }
     read_env(env, &mut config, &mut origins, &mut problems);
     read_flags(flags, &mut config, &mut origins, &mut problems);
+    if config.store.url.engine() == "redis" && !origins.contains_key("store.durability") {
+        // What a Redis with an append-only file gives; more has to be set up there first.
+        config.store.durability = Durability::Async;
+    }
     let dump = wants_dump(flags, env).unwrap_or_else(|problem| {
         problems.push(problem);
         false

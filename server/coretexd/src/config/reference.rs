@@ -54,6 +54,40 @@ key = \"/etc/coretex/server.key\"
 [retention]
 jobs = \"30d\"
 ```
+
+The same on servers that keep the jobs and carry the messages, so that several replicas can share
+them. Passwords stand in files, for this user alone:
+
+```toml
+listen = \"0.0.0.0:50051\"
+data_dir = \"/var/lib/coretex\"
+
+[tls]
+cert = \"/etc/coretex/server.pem\"
+key = \"/etc/coretex/server.key\"
+
+[store]
+url = \"rediss://redis.internal:6379/0\"
+user = \"coretex\"
+password_file = \"/etc/coretex/redis.password\"
+tls_ca = \"/etc/coretex/internal-ca.pem\"
+durability = \"fsync\"
+
+[bus]
+url = \"tls://nats-1.internal,tls://nats-2.internal\"
+credentials_file = \"/etc/coretex/bus.creds\"
+tls_ca = \"/etc/coretex/internal-ca.pem\"
+```
+
+Redis is a store only if it keeps what it is given: opening refuses a version before 7.0, a
+`maxmemory-policy` other than `noeviction`, a durability that it does not give, and a user who may
+not do what is needed; a server that is down then ends the start with code 3. Later, a server
+without its store is not ready, and one without its bus is: jobs go on, and other replicas notice
+within a second instead of at once. `coretexctl status` and the metric `coretex_bus_connected` say
+so. A URL with TLS is never tried without.
+
+Two pairs work and are warned about: Redis without NATS (other replicas notice only by looking,
+once a second) and NATS without Redis (nobody else has this store).
 ";
 
 /// The whole page.
@@ -89,6 +123,7 @@ fn keys(section: &str, text: &mut String) {
         } = setting;
         let default = match (*key, setting.show(&defaults)) {
             ("data_dir", _) => "`$XDG_DATA_HOME/coretex`, else `~/.local/share/coretex`".to_owned(),
+            ("store.durability", _) => "`\"fsync\"`, with Redis `\"async\"`".to_owned(),
             (_, Some(value)) => format!("`{value}`"),
             (_, None) => "not set".to_owned(),
         };

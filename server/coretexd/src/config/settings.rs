@@ -1,4 +1,6 @@
 //! The one table of settings: key, variable, flag, form and meaning of every value.
+//!
+//! Over 500 lines because it is one table.
 
 use super::Config;
 use super::value::{Field, Input};
@@ -139,7 +141,7 @@ pub static SETTINGS: &[Setting] = &[
         Some("data-dir"),
         data_dir,
         "Where the embedded store and the first admin key live. Made when it is missing, for this \
-         user alone."
+         user alone. With Redis it holds the key only."
     ),
     setting!(
         "dev",
@@ -177,7 +179,21 @@ pub static SETTINGS: &[Setting] = &[
         "CORETEX_STORE",
         Some("store"),
         store.url,
-        "`embedded`, or the URL of a Redis server. This build has `embedded` only."
+        "`embedded`, or the URL of a Redis server of version 7.0 or newer: \
+         `redis://user:password@host:6379/0`, `rediss://` for TLS, \
+         `redis+unix:///run/redis.sock?db=0`. One database is one store."
+    ),
+    setting!(
+        "store.durability",
+        "CORETEX_STORE_DURABILITY",
+        None,
+        store.durability,
+        "What an acknowledged commit has survived. `fsync`: it is on disk (Redis: `appendfsync \
+         always`). `replicated`: `store.replicas` replicas of Redis have it. `async`: it is written \
+         to disk about once a second; a crash, of the server or of the machine, loses what was \
+         acknowledged since (Redis: `appendonly yes`). `ephemeral`: nothing is promised (for the \
+         embedded store, say `ephemeral = true`). A Redis server that does not give what is asked \
+         for is refused."
     ),
     setting!(
         "store.cache_size",
@@ -187,19 +203,174 @@ pub static SETTINGS: &[Setting] = &[
         "Memory that the embedded store may use for pages."
     ),
     setting!(
-        "store.durability",
-        "CORETEX_STORE_DURABILITY",
+        "store.user",
+        "CORETEX_STORE_USER",
         None,
-        store.durability,
-        "`fsync`: what is acknowledged is on disk. `async`: written to disk about once a second; a \
-         crash, of the server or of the machine, loses what was acknowledged since."
+        store.user,
+        "Redis: the ACL user, instead of the one in the URL. Needs `store.password_file`."
+    ),
+    setting!(
+        "store.password_file",
+        "CORETEX_STORE_PASSWORD_FILE",
+        None,
+        store.password_file,
+        "Redis: file with the password, instead of the one in the URL, which other programs of \
+         the machine may see. Without `store.user` it is that of the default user."
+    ),
+    setting!(
+        "store.tls_ca",
+        "CORETEX_STORE_TLS_CA",
+        None,
+        store.tls.ca,
+        "Redis: PEM file with the authorities that may have signed the server's certificate. \
+         Unset: those of the system. Needs a `rediss://` URL."
+    ),
+    setting!(
+        "store.tls_cert",
+        "CORETEX_STORE_TLS_CERT",
+        None,
+        store.tls.cert,
+        "Redis: PEM file with the certificate that is shown to the server. Needs `store.tls_key` \
+         and a `rediss://` URL."
+    ),
+    setting!(
+        "store.tls_key",
+        "CORETEX_STORE_TLS_KEY",
+        None,
+        store.tls.key,
+        "Redis: PEM file with the private key of that certificate."
+    ),
+    setting!(
+        "store.replicas",
+        "CORETEX_STORE_REPLICAS",
+        None,
+        store.replicas,
+        "Redis: how many replicas must have a commit, where `store.durability` is `replicated`."
+    ),
+    setting!(
+        "store.replica_timeout",
+        "CORETEX_STORE_REPLICA_TIMEOUT",
+        None,
+        store.replica_timeout,
+        "Redis: how long commits wait for these replicas. Shorter than `store.commit_timeout`."
+    ),
+    setting!(
+        "store.connect_timeout",
+        "CORETEX_STORE_CONNECT_TIMEOUT",
+        None,
+        store.connect_timeout,
+        "Redis: how long connecting may take, TLS and login included."
+    ),
+    setting!(
+        "store.read_timeout",
+        "CORETEX_STORE_READ_TIMEOUT",
+        None,
+        store.read_timeout,
+        "Redis: how long a read may take."
+    ),
+    setting!(
+        "store.commit_timeout",
+        "CORETEX_STORE_COMMIT_TIMEOUT",
+        None,
+        store.commit_timeout,
+        "Redis: how long commits may take before a new connection is made and they are sent again. \
+         Longer than the pauses of a healthy server: an fsync behind a busy disk, a fork for a \
+         snapshot."
+    ),
+    setting!(
+        "store.connections",
+        "CORETEX_STORE_CONNECTIONS",
+        None,
+        store.connections,
+        "Redis: most connections for reads. Commits have one of their own."
     ),
     setting!(
         "bus.url",
         "CORETEX_BUS",
         Some("bus"),
         bus.url,
-        "`inproc`, or the URL of a NATS server. This build has `inproc` only."
+        "`inproc`, or URLs of NATS servers, separated by commas: `nats://user:password@host:4222`, \
+         `nats://token@host`, `tls://host` for TLS. One `tls://` means TLS for all."
+    ),
+    setting!(
+        "bus.user",
+        "CORETEX_BUS_USER",
+        None,
+        bus.user,
+        "NATS: the user, instead of the one in the URL. Needs `bus.password_file`."
+    ),
+    setting!(
+        "bus.password_file",
+        "CORETEX_BUS_PASSWORD_FILE",
+        None,
+        bus.password_file,
+        "NATS: file with the password of `bus.user`, or without it with a token."
+    ),
+    setting!(
+        "bus.credentials_file",
+        "CORETEX_BUS_CREDENTIALS_FILE",
+        None,
+        bus.credentials_file,
+        "NATS: credentials file (`.creds`: a user's JWT and seed). Read again for every connection."
+    ),
+    setting!(
+        "bus.nkey_file",
+        "CORETEX_BUS_NKEY_FILE",
+        None,
+        bus.nkey_file,
+        "NATS: file with the seed of a user. Read again for every connection."
+    ),
+    setting!(
+        "bus.tls_ca",
+        "CORETEX_BUS_TLS_CA",
+        None,
+        bus.tls.ca,
+        "NATS: PEM file with the authorities that may have signed the servers' certificates. \
+         Unset: those of the system. Asks for TLS, whatever the URL says."
+    ),
+    setting!(
+        "bus.tls_cert",
+        "CORETEX_BUS_TLS_CERT",
+        None,
+        bus.tls.cert,
+        "NATS: PEM file with the certificate that is shown to the servers. Needs `bus.tls_key` and \
+         asks for TLS."
+    ),
+    setting!(
+        "bus.tls_key",
+        "CORETEX_BUS_TLS_KEY",
+        None,
+        bus.tls.key,
+        "NATS: PEM file with the private key of that certificate."
+    ),
+    setting!(
+        "bus.startup_timeout",
+        "CORETEX_BUS_STARTUP_TIMEOUT",
+        None,
+        bus.startup_timeout,
+        "NATS: how long a start waits for a server that does not answer. Later, a lost connection \
+         is made again for ever."
+    ),
+    setting!(
+        "bus.connect_timeout",
+        "CORETEX_BUS_CONNECT_TIMEOUT",
+        None,
+        bus.connect_timeout,
+        "NATS: how long one try to connect may take."
+    ),
+    setting!(
+        "bus.ping_interval",
+        "CORETEX_BUS_PING_INTERVAL",
+        None,
+        bus.ping_interval,
+        "NATS: how often a silent server is asked whether it is there. It is given up after three."
+    ),
+    setting!(
+        "bus.max_backoff",
+        "CORETEX_BUS_MAX_BACKOFF",
+        None,
+        bus.max_backoff,
+        "NATS: the longest pause between two tries to reconnect."
     ),
     setting!(
         "log.format",
@@ -213,7 +384,8 @@ pub static SETTINGS: &[Setting] = &[
         "CORETEX_LOG",
         None,
         log.filter,
-        "Which lines are written: a level, or directives such as `info,coretex_engine=debug`."
+        "Which lines are written: a level, or directives such as `info,coretex_engine=debug`. The \
+         NATS client (`async_nats`) tells of every connection; `async_nats=warn` leaves that out."
     ),
     setting!(
         "tls.cert",

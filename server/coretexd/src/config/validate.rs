@@ -7,8 +7,10 @@ use tracing_subscriber::EnvFilter;
 
 use super::error::Problem;
 use super::load::{Origin, Origins};
-use super::value::{Backend, Size, show_duration};
+use super::value::{Size, show_duration};
 use super::{Config, Limits, Timing};
+
+mod backends;
 
 /// Everything that is wrong with `config`.
 pub(super) fn check(config: &Config, origins: &Origins) -> Vec<Problem> {
@@ -17,7 +19,8 @@ pub(super) fn check(config: &Config, origins: &Origins) -> Vec<Problem> {
         problems: Vec::new(),
     };
     checker.addresses(config);
-    checker.engines(config);
+    checker.store(&config.store, config.ephemeral);
+    checker.bus(&config.bus);
     checker.tls(config);
     checker.clients(config);
     checker.limits(&config.limits);
@@ -85,31 +88,6 @@ impl Checker<'_> {
                      of the server ends TLS",
                 ),
             );
-        }
-    }
-
-    fn engines(&mut self, config: &Config) {
-        let store = ["embedded", "redis", "rediss"];
-        if !store.contains(&config.store.url.scheme()) {
-            self.wrong(
-                "store.url",
-                "must be `embedded`, `redis://...` or `rediss://...`",
-                None,
-            );
-        }
-        let bus = ["inproc", "nats", "tls"];
-        if !bus.contains(&config.bus.url.scheme()) {
-            self.wrong(
-                "bus.url",
-                "must be `inproc`, `nats://...` or `tls://...`",
-                None,
-            );
-        }
-        if config.ephemeral && matches!(config.store.url, Backend::Url(_)) {
-            self.wrong("ephemeral", "is about the embedded store only", None);
-        }
-        if config.store.cache_size < Size::mebibytes(1) {
-            self.wrong("store.cache_size", "must be at least 1MiB", None);
         }
     }
 

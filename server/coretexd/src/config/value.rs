@@ -289,14 +289,18 @@ words! {
 }
 
 words! {
-    /// What an acknowledged commit of the embedded store has survived.
+    /// What an acknowledged commit has survived.
     Durability {
         /// It is on disk.
         Fsync = "fsync",
+        /// Replicas of the store's server have it.
+        Replicated = "replicated",
         /// It is on disk within about a second.
         Async = "async",
+        /// Nothing.
+        Ephemeral = "ephemeral",
     }
-    "`fsync` or `async`"
+    "`fsync`, `replicated`, `async` or `ephemeral`"
 }
 #[cfg(test)]
 mod tests;

@@ -15,7 +15,8 @@ use crate::config::{Log, LogFormat};
 /// Somebody else in this process has taken the logs.
 pub fn init(config: &Log) -> Result<(), TryInitError> {
     // Checked when the configuration was read.
-    let filter = EnvFilter::try_new(&config.filter).unwrap_or_else(|_| EnvFilter::new("info"));
+    let filter = EnvFilter::try_new(&config.filter)
+        .unwrap_or_else(|_| EnvFilter::new("info,async_nats=warn"));
     let lines = tracing_subscriber::fmt::layer()
         .with_writer(io::stderr)
         .with_span_events(FmtSpan::NONE);

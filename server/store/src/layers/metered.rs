@@ -1,19 +1,20 @@
 //! Figures about a store, for whichever recorder the program has installed.
 //!
-//! | figure                                  | kind      | labels  |
-//! |-----------------------------------------|-----------|---------|
-//! | `coretex_store_commit_seconds`          | histogram | outcome |
-//! | `coretex_store_call_seconds`            | histogram | call    |
-//! | `coretex_store_call_failures_total`     | counter   | call    |
-//! | `coretex_store_bytes`                   | gauge     |         |
-//! | `coretex_store_capacity_bytes`          | gauge     |         |
-//! | `coretex_store_group_commits`           | histogram |         |
-//! | `coretex_store_group_bytes`             | histogram |         |
-//! | `coretex_store_group_seconds`           | histogram |         |
-//! | `coretex_store_group_failures_total`    | counter   |         |
-//! | `coretex_store_queue_commits`           | gauge     |         |
+//! | figure                                  | kind      | labels          |
+//! |-----------------------------------------|-----------|-----------------|
+//! | `coretex_store_commit_seconds`          | histogram | engine, outcome |
+//! | `coretex_store_call_seconds`            | histogram | engine, call    |
+//! | `coretex_store_call_failures_total`     | counter   | engine, call    |
+//! | `coretex_store_bytes`                   | gauge     | engine          |
+//! | `coretex_store_capacity_bytes`          | gauge     | engine          |
+//! | `coretex_store_group_commits`           | histogram | engine          |
+//! | `coretex_store_group_bytes`             | histogram | engine          |
+//! | `coretex_store_group_seconds`           | histogram | engine          |
+//! | `coretex_store_group_failures_total`    | counter   | engine          |
+//! | `coretex_store_queue_commits`           | gauge     | engine          |
 //!
-//! Sizes are as of the last call of `usage`.
+//! `engine` is the name in [`StoreInfo`](crate::StoreInfo). Sizes are as of the last call of
+//! `usage`.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -71,24 +72,32 @@ impl Metered {
     /// Wraps a store.
     #[must_use]
     pub fn new(inner: Arc<dyn Store>) -> Self {
+        let engine = inner.info().engine;
         Self {
             inner,
             // Looked up once: a lookup by name and labels costs more than a record.
             commits: OUTCOMES
                 .iter()
-                .map(|outcome| histogram!("coretex_store_commit_seconds", "outcome" => *outcome))
+                .map(|outcome| {
+                    histogram!(
+                        "coretex_store_commit_seconds",
+                        "engine" => engine,
+                        "outcome" => *outcome
+                    )
+                })
                 .collect(),
             calls: Call::ALL
                 .iter()
                 .map(|call| {
+                    let labels = [("engine", engine), ("call", call.name())];
                     (
-                        histogram!("coretex_store_call_seconds", "call" => call.name()),
-                        counter!("coretex_store_call_failures_total", "call" => call.name()),
+                        histogram!("coretex_store_call_seconds", &labels),
+                        counter!("coretex_store_call_failures_total", &labels),
                     )
                 })
                 .collect(),
-            bytes: gauge!("coretex_store_bytes"),
-            capacity: gauge!("coretex_store_capacity_bytes"),
+            bytes: gauge!("coretex_store_bytes", "engine" => engine),
+            capacity: gauge!("coretex_store_capacity_bytes", "engine" => engine),
         }
     }
 
@@ -135,7 +144,7 @@ impl Layer for Metered {
 
 layer!(Metered);
 
-/// Figures about the groups of the embedded engine; make it after the recorder is installed and
+/// Figures about the groups in which an engine commits; make it after the recorder is installed and
 /// give it to the engine as its observer.
 pub struct GroupFigures {
     commits: Histogram,
@@ -151,14 +160,16 @@ impl std::fmt::Debug for GroupFigures {
     }
 }
 
-impl Default for GroupFigures {
-    fn default() -> Self {
+impl GroupFigures {
+    /// Figures of the engine with this name.
+    #[must_use]
+    pub fn new(engine: &'static str) -> Self {
         Self {
-            commits: histogram!("coretex_store_group_commits"),
-            bytes: histogram!("coretex_store_group_bytes"),
-            seconds: histogram!("coretex_store_group_seconds"),
-            failures: counter!("coretex_store_group_failures_total"),
-            waiting: gauge!("coretex_store_queue_commits"),
+            commits: histogram!("coretex_store_group_commits", "engine" => engine),
+            bytes: histogram!("coretex_store_group_bytes", "engine" => engine),
+            seconds: histogram!("coretex_store_group_seconds", "engine" => engine),
+            failures: counter!("coretex_store_group_failures_total", "engine" => engine),
+            waiting: gauge!("coretex_store_queue_commits", "engine" => engine),
         }
     }
 }

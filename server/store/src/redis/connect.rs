@@ -72,6 +72,8 @@ pub(super) struct Connector {
     seen: Arc<Seen>,
     /// What the store said of itself when it was opened.
     identity: Mutex<Option<Identity>>,
+    /// What the server that was last connected to says it is.
+    version: Mutex<String>,
     generation: AtomicU64,
 }
 
@@ -88,6 +90,7 @@ impl Connector {
             options,
             seen,
             identity: Mutex::default(),
+            version: Mutex::default(),
             generation: AtomicU64::new(0),
         }
     }
@@ -95,6 +98,11 @@ impl Connector {
     /// Fixes what the store must be from now on.
     pub(super) fn expect(&self, identity: Identity) {
         *self.identity.lock() = Some(identity);
+    }
+
+    /// The version of the server that was last connected to.
+    pub(super) fn version(&self) -> String {
+        self.version.lock().clone()
     }
 
     /// Gives up the connections of a generation: those that are made from now on are good.
@@ -156,6 +164,10 @@ impl Connector {
             ));
         }
         let store = self.recognise(connection, report.identity).await?;
+        report
+            .facts
+            .text("redis_version")
+            .clone_into(&mut self.version.lock());
         let run_id = report.facts.text("run_id");
         self.seen.connected(run_id, store, &report.found);
         Ok(report.facts)

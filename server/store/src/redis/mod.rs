@@ -172,6 +172,12 @@ impl RedisStore {
         self.id
     }
 
+    /// The version of the Redis server that was last connected to.
+    #[must_use]
+    pub fn server_version(&self) -> String {
+        self.shared.connector.version()
+    }
+
     /// Commits that wait for the writer.
     #[must_use]
     pub fn waiting(&self) -> usize {

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use coretex_bus::nats::NatsOptions;
+
 use super::{Field, Input, from_text, list, quoted, show_list};
 
 /// What stands where a secret was.
@@ -80,24 +82,64 @@ impl Backend {
         }
     }
 
-    fn hidden(&self) -> String {
+    /// The engine: several schemes are one.
+    #[must_use]
+    pub fn engine(&self) -> &str {
+        match self.scheme() {
+            "redis" | "rediss" | "redis+unix" => "redis",
+            "nats" | "tls" => "nats",
+            other => other,
+        }
+    }
+
+    /// The URL with whatever is secret in it hidden, or the name.
+    #[must_use]
+    pub fn hidden(&self) -> String {
         let Self::Url(url) = self else {
             return self.scheme().to_owned();
         };
-        // scheme://user:password@host/...: up to the last `@`, because a password that was not
-        // escaped may hold `@` and `/`, and hiding too much is the lesser harm.
-        let Some((scheme, rest)) = url.split_once("://") else {
-            return url.clone();
-        };
-        let Some((user, host)) = rest.rsplit_once('@') else {
-            return url.clone();
-        };
-        let user = match user.split_once(':') {
-            Some((name, _)) => format!("{name}:{MASK}"),
-            // A token alone, as NATS takes it.
-            None => MASK.to_owned(),
-        };
-        format!("{scheme}://{user}@{host}")
+        match self.scheme() {
+            "redis+unix" => hide_query(url),
+            // Several servers, if it can be read as such; else as much as possible is hidden.
+            "nats" | "tls" if NatsOptions::new(url).is_ok() => {
+                let servers: Vec<_> = url.split(',').map(hide_login).collect();
+                servers.join(",")
+            }
+            _ => hide_login(url),
+        }
+    }
+}
+
+/// `scheme://user:password@host/...`: up to the last `@`, because a password that was not escaped
+/// may hold `@` and `/`, and hiding too much is the lesser harm.
+fn hide_login(url: &str) -> String {
+    let (scheme, rest) = match url.split_once("://") {
+        Some((scheme, rest)) => (format!("{scheme}://"), rest),
+        // The scheme of a further server may be left out.
+        None => (String::new(), url),
+    };
+    let Some((user, host)) = rest.rsplit_once('@') else {
+        return url.to_owned();
+    };
+    let user = match user.split_once(':') {
+        Some((name, _)) => format!("{name}:{MASK}"),
+        // A token alone, as NATS takes it.
+        None => MASK.to_owned(),
+    };
+    format!("{scheme}{user}@{host}")
+}
+
+/// `redis+unix:///path?user=name&pass=word`: what stands behind `pass=`, to the end if need be,
+/// because a password that was not escaped may hold `&`.
+fn hide_query(url: &str) -> String {
+    match url.split_once("pass=") {
+        Some((before, secret)) => {
+            let kept = ["&db=", "&user=", "&protocol="];
+            let next = kept.iter().filter_map(|name| secret.rfind(name)).min();
+            let after = next.map_or("", |at| &secret[at..]);
+            format!("{before}pass={MASK}{after}")
+        }
+        None => url.to_owned(),
     }
 }
 
@@ -111,7 +153,13 @@ impl Field for Backend {
     const FORM: &'static str = "name or URL";
 
     fn read(input: Input<'_>) -> Result<Self, String> {
-        const SCHEMES: [&str; 4] = ["redis://", "rediss://", "nats://", "tls://"];
+        const SCHEMES: [&str; 5] = [
+            "redis://",
+            "rediss://",
+            "redis+unix://",
+            "nats://",
+            "tls://",
+        ];
         from_text(input, "a name or a URL", |text| match text {
             "embedded" => Ok(Self::Builtin("embedded")),
             "inproc" => Ok(Self::Builtin("inproc")),

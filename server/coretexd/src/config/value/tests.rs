@@ -72,6 +72,7 @@ fn what_is_printed_reads_back_equal() {
     round_trip::<Vec<String>>("a, \"b\",c");
     round_trip::<Headers>("Authorization=Bearer x=y,a=b");
     round_trip::<Backend>("redis://user:pass@host/0");
+    round_trip::<Backend>("redis+unix:///run/redis.sock?db=1");
     round_trip::<String>("quote \" backslash \\ newline \n");
     round_trip::<f64>("1");
     round_trip::<LogFormat>("json");
@@ -86,6 +87,20 @@ fn secrets_show_neither_masked_nor_in_debug() {
         ),
         ("redis://:s3cret@host", "redis://:********@host"),
         ("nats://s3cret@host", "nats://********@host"),
+        (
+            "nats://me:s3cret@a:1,nats://me:s3cret@b,c",
+            "nats://me:********@a:1,nats://me:********@b,c",
+        ),
+        // No list of servers: as much as possible is hidden.
+        ("nats://me:s3,cret@a/b", "nats://me:********@a/b"),
+        (
+            "redis+unix:///run/r?db=1&pass=s3cret&user=me",
+            "redis+unix:///run/r?db=1&pass=********&user=me",
+        ),
+        (
+            "redis+unix:///run/r?pass=s3&cret",
+            "redis+unix:///run/r?pass=********",
+        ),
         ("redis://host", "redis://host"),
     ] {
         let backend: Backend = read(url).unwrap();
