@@ -33,6 +33,8 @@ use state::State;
 pub(crate) struct Dispatcher {
     state: Mutex<State>,
     wake: Notify,
+    /// Rings when a dispatch is over, handed out or not.
+    settled: Notify,
 }
 
 impl Dispatcher {
@@ -122,11 +124,23 @@ impl Drop for Reservation {
             state.dispatching.remove(&self.lease_id);
             state.release(&self.session);
         }
+        self.engine.dispatcher().settled.notify_waiters();
         self.engine.dispatcher().wake();
     }
 }
 
 impl Engine {
+    /// Waits until every dispatch under way is handed out or given back.
+    pub(crate) async fn dispatches_settled(&self) {
+        loop {
+            let settled = self.dispatcher().settled.notified();
+            if self.dispatcher().lock().dispatching.is_empty() {
+                return;
+            }
+            settled.await;
+        }
+    }
+
     /// The fast path: takes a slot for a new job, unless anything waits that the slot should go to
     /// first.
     pub(crate) fn reserve_for_new(&self, job: &Job) -> Option<Reservation> {

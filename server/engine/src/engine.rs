@@ -221,6 +221,9 @@ impl Engine {
     pub async fn drain(&self, grace: Duration) {
         self.inner.draining.store(true, Ordering::SeqCst);
         let deadline = self.now() + grace;
+        self.close_sessions_to_work();
+        // What is being handed out arrives before the word to leave, so that workers take it along.
+        let _ = tokio::time::timeout(grace / 4, self.dispatches_settled()).await;
         self.tell_sessions_to_leave(deadline);
         self.inner.stop.cancel();
         self.inner.tasks.close();

@@ -316,11 +316,17 @@ impl Engine {
         }
     }
 
+    /// No worker gets anything more from here.
+    pub(crate) fn close_sessions_to_work(&self) {
+        for session in self.dispatcher().lock().sessions.values_mut() {
+            session.leaving = true;
+        }
+    }
+
     /// Tells every worker to reconnect elsewhere.
     pub(crate) fn tell_sessions_to_leave(&self, deadline: coretex_core::time::Timestamp) {
-        let mut state = self.dispatcher().lock();
-        for session in state.sessions.values_mut() {
-            session.leaving = true;
+        let state = self.dispatcher().lock();
+        for session in state.sessions.values() {
             // One that does not read will notice when the connection closes.
             let _ = session.sender.try_send(ToWorker::Drain { deadline });
         }

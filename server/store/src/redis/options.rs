@@ -100,7 +100,7 @@ impl RedisOptions {
             group_commits: 128,
             group_bytes: 1024 * 1024,
             upload_above: 64 * 1024,
-            poll: Duration::from_secs(2),
+            poll: Duration::from_secs(3),
             observer: None,
         }
     }
