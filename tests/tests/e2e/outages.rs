@@ -161,6 +161,10 @@ async fn without_nats_jobs_run_on_and_the_server_says_that_it_is_away() {
         }
     })
     .await;
+    // What happened is told by the bus; its client would call the end of a connection an error.
+    let said = server.log();
+    assert!(said.contains("nats connection is back"), "{said}");
+    assert!(!said.contains("ERROR"), "{said}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
