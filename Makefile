@@ -5,10 +5,10 @@ export PATH := $(CURDIR)/.tools/bin:$(PATH)
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build test lint fmt proto docs-check bench demo serve
+.PHONY: help setup build test lint fmt proto docs-check bench demo serve serve-cluster
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## Install the tools that tests need into .tools (again: milliseconds)
 	@scripts/setup
@@ -37,8 +37,11 @@ bench: ## Build with optimisation, measure, print the table and write bench/resu
 	cargo build --release -p coretexd -p coretexctl -p coretex-bench
 	$(TARGET_DIR)/release/coretex-bench
 
-demo: ## See it work: a server, workers and real jobs, for about a minute
+demo: ## See it work, for about a minute; STORE=redis BUS=nats: on Redis and NATS
 	@scripts/demo
 
-serve: ## Start a server that stays, and say what to try next
+serve: ## Start a server that stays, and say what to try next; STORE and BUS as above
 	@scripts/serve
+
+serve-cluster: ## Start Redis, NATS and three replicas that stay, and say what to try
+	@scripts/serve-cluster

@@ -19,6 +19,8 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::telemetry::logs;
+
 pub use error::{ConfigError, Problem};
 pub use flags::Flags;
 pub use load::{Environment, Loaded, Origin, load};
@@ -258,8 +260,7 @@ impl Default for Config {
             },
             log: Log {
                 format: LogFormat::Pretty,
-                // The NATS client tells of every connection; the bus says what matters of that.
-                filter: "info,async_nats=warn".to_owned(),
+                filter: logs::DEFAULT_FILTER.to_owned(),
             },
             tls: Tls::default(),
             cors: Cors::default(),

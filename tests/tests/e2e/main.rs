@@ -1,6 +1,6 @@
 //! The product as its users have it: a real server process, workers and clients of the client
 //! library, connections that break. Each scenario runs twice: on the engines inside the process,
-//! and on Redis and NATS; `backends` is about what only the latter can do.
+//! and on Redis and NATS; `backends` and `outages` are about the latter alone.
 //!
 //! What does not keep to the rules is in `robustness`, the command line in `cli_e2e`, other
 //! people's tools in `grpc_tools`.
@@ -18,4 +18,5 @@ mod backends;
 mod connections;
 mod contract;
 mod jobs;
+mod outages;
 mod restarts;

@@ -1,8 +1,11 @@
 //! What the tests of this program share.
 
-use coretex::proto::{GetJobRequest, JobAttempt, JobEvent, ListJobAttemptsRequest};
+use coretex::proto::{
+    EngineStatus, GetJobRequest, GetStatusRequest, JobAttempt, JobEvent, ListJobAttemptsRequest,
+};
 use coretex::proto::{JobState, ListJobEventsRequest, SubmitJobRequest};
 use coretex::{Client, Job, Submit};
+use coretex_tests::cluster::server::Server;
 use coretex_tests::cluster::{PATIENCE, in_time};
 use coretex_tests::poll;
 
@@ -31,6 +34,16 @@ macro_rules! on_both_pairs {
                     }
                 }
             )+
+        }
+    };
+}
+
+/// Starts the servers; skips the test, and says so, where they are not installed.
+macro_rules! servers {
+    ($fsync:literal) => {
+        match Pair::durable($fsync).await {
+            Some(Pair::Servers(servers)) => (Pair::Servers(Arc::clone(&servers)), servers),
+            _ => return,
         }
     };
 }
@@ -110,4 +123,20 @@ pub(crate) fn endings(events: &[JobEvent]) -> usize {
     let is_end = |event: &&JobEvent| coretex::is_final(event.to_state());
     let was_open = |event: &&JobEvent| !coretex::is_final(event.from_state());
     events.iter().filter(is_end).filter(was_open).count()
+}
+
+/// What the server says of its store and its bus.
+pub(crate) async fn engines(client: &Client) -> [EngineStatus; 2] {
+    let status = client.get_status(GetStatusRequest {}).await.unwrap();
+    status.engines.try_into().unwrap()
+}
+
+/// Waits until a line stands among the metrics.
+pub(crate) async fn until_metric_is(server: &Server, line: &str) {
+    poll::until_async(line, PATIENCE, async || {
+        let (_, page) = server.page("/metrics").await;
+        let found = page.lines().any(|found| found == line);
+        found.then_some(()).ok_or(page)
+    })
+    .await;
 }

@@ -385,7 +385,8 @@ pub static SETTINGS: &[Setting] = &[
         None,
         log.filter,
         "Which lines are written: a level, or directives such as `info,coretex_engine=debug`. The \
-         NATS client (`async_nats`) tells of every connection; `async_nats=warn` leaves that out."
+         part about `async_nats` leaves out what the NATS client says of each connection; the bus \
+         says what matters of it."
     ),
     setting!(
         "tls.cert",

@@ -9,14 +9,19 @@ use tracing_subscriber::{EnvFilter, Layer, Registry};
 
 use crate::config::{Log, LogFormat};
 
+/// What people want to know. The NATS client tells of every connection, and calls the end of each an
+/// error, because our bus keeps it from reconnecting and opens the next one itself; what matters of
+/// that the bus says.
+pub(crate) const DEFAULT_FILTER: &str = "info,async_nats=warn,async_nats::connector=off";
+
 /// Sends the log lines of this process to stderr from now on, panics included.
 ///
 /// # Errors
 /// Somebody else in this process has taken the logs.
 pub fn init(config: &Log) -> Result<(), TryInitError> {
     // Checked when the configuration was read.
-    let filter = EnvFilter::try_new(&config.filter)
-        .unwrap_or_else(|_| EnvFilter::new("info,async_nats=warn"));
+    let filter =
+        EnvFilter::try_new(&config.filter).unwrap_or_else(|_| EnvFilter::new(DEFAULT_FILTER));
     let lines = tracing_subscriber::fmt::layer()
         .with_writer(io::stderr)
         .with_span_events(FmtSpan::NONE);
