@@ -136,15 +136,16 @@ pub(crate) async fn all_jobs(client: &Client) -> Vec<Job> {
     }
 }
 
-/// Every job has succeeded in its first attempt, and was run once.
-pub(crate) async fn all_ran_once(client: &Client, runs: &[Runs], expected: usize) {
+/// Every job has succeeded and was run once; the highest number of an attempt.
+pub(crate) async fn all_ran_once(client: &Client, runs: &[Runs], expected: usize) -> i32 {
     let jobs = all_jobs(client).await;
     assert_eq!(jobs.len(), expected);
     for job in &jobs {
         assert_eq!(job.state(), JobState::Succeeded, "{job:?}");
         let ran: u32 = runs.iter().map(|runs| runs.of(&job.job_id)).sum();
-        assert_eq!((job.attempt, ran), (1, 1), "{job:?}");
+        assert_eq!(ran, 1, "{job:?}");
     }
+    jobs.iter().map(|job| job.attempt).max().unwrap_or_default()
 }
 
 /// A counter of the metrics page, summed over its labels.
