@@ -111,7 +111,11 @@ impl WorkerService for Workers {
         answer(request, |call, request| async move {
             let id = worker_id(&request.worker_id)?;
             let worker = self.engine.get_worker(&call.caller, &id).await?;
-            let running = self.engine.running_on(&call.caller, &worker).into_iter();
+            let running = self
+                .engine
+                .running_on(&call.caller, &worker)
+                .await?
+                .into_iter();
             let tenant = &call.caller.tenant;
             Ok(v1::GetWorkerResponse {
                 worker: Some(convert::worker::write(worker)),

@@ -290,7 +290,7 @@ fn values_out_of_bounds_are_named_with_their_origin() {
         ),
         (
             "CORETEX_TIMING_HEARTBEAT_TIMEOUT",
-            "15s",
+            "8s",
             "`timing.heartbeat_timeout` must be at least",
         ),
         (

@@ -134,7 +134,12 @@ impl Engine {
     pub(crate) async fn dispatches_settled(&self) {
         loop {
             let settled = self.dispatcher().settled.notified();
-            if self.dispatcher().lock().dispatching.is_empty() {
+            let settled_now = {
+                let state = self.dispatcher().lock();
+                let reserved = state.sessions.values().any(|session| session.reserved > 0);
+                state.dispatching.is_empty() && !reserved
+            };
+            if settled_now {
                 return;
             }
             settled.await;

@@ -71,6 +71,12 @@ pub(crate) struct Replicas {
     known: Mutex<Vec<ReplicaInfo>>,
     /// Replicas that are gone, and since when this one has known.
     gone: Mutex<HashMap<ReplicaId, Tick>>,
+    /// The versions of the others' records, and when they were first seen.
+    seen: Mutex<HashMap<ReplicaId, (Version, Tick)>>,
+    /// The same of the record of who owns the shard.
+    seen_owner: Mutex<Option<(Version, Tick)>>,
+    /// The store went back since this replica's lease was last renewed.
+    rewound: AtomicBool,
     /// Jobs that others have changed and that this replica has to look at.
     behind: Mutex<HashSet<(TenantId, JobId)>>,
     look: Notify,
@@ -231,6 +237,8 @@ impl Engine {
         tracing::error!("the store has lost commits that it had acknowledged, or may have");
         crate::telemetry::rewind();
         self.replicas().watch.lock().interrupted();
+        self.replicas().gone.lock().clear();
+        self.doubt_lease();
         self.dispatcher().lock().forget_what_was_read();
         self.key_cache().forget_all();
         // A store that came back without data has no pointer.
@@ -239,6 +247,18 @@ impl Engine {
         }
         self.dispatcher().wake();
         true
+    }
+
+    /// As [`Self::has_stopped`], of the owner of the shard.
+    fn owner_has_stopped(&self, version: Version) -> bool {
+        let now = self.tick();
+        let mut seen = self.replicas().seen_owner.lock();
+        let since = match *seen {
+            Some((last, since)) if last == version => since,
+            Some(_) | None => now,
+        };
+        *seen = Some((version, since));
+        now.since(since) >= REPLICA_LEASE && self.store_up_for() >= REPLICA_LEASE
     }
 
     /// Becomes, or stays, the owner of the shard.
@@ -267,12 +287,7 @@ impl Engine {
                 let (_, owner) = codec::decode::<OwnerRecord>(&found.value)?;
                 let mine = owner.lease.replica == self.replica();
                 self.replicas().owner.store(mine, Ordering::Relaxed);
-                let fresh = owner.lease.expires.since(now) > REPLICA_LEASE - RENEW_EVERY;
-                let over = self.store().info().exclusive
-                    || owner
-                        .lease
-                        .may_expire(now, &self.replicas().watch.lock(), self.tick());
-                if (mine && fresh) || (!mine && !over) {
+                if !mine && self.has_peers() && !self.owner_has_stopped(found.version) {
                     return Ok(());
                 }
                 batch.replace(key, found.version, value);

@@ -10,7 +10,7 @@ use std::collections::HashSet;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use coretex_core::id::{JobId, LeaseId, SessionId, TenantId, WorkerId};
+use coretex_core::id::{JobId, LeaseId, ReplicaId, SessionId, TenantId, WorkerId};
 use coretex_core::job::transition::{Refusal, Trigger, apply};
 use coretex_core::job::{Job, JobState};
 use coretex_core::lease::{Adoption, Claim, adopt};
@@ -50,6 +50,8 @@ pub struct Session {
     /// What to tell the worker first.
     pub welcome: Welcome,
     engine: Engine,
+    /// The name of the replica when it was opened; one that has got another cannot keep it.
+    replica: ReplicaId,
     serves: Vec<TenantId>,
     outbound: Option<mpsc::Receiver<ToWorker>>,
     end: Arc<OnceLock<SessionEnd>>,
@@ -176,6 +178,7 @@ impl Engine {
                 revoked: Vec::new(),
             },
             engine: self.clone(),
+            replica: self.replica(),
             serves,
             outbound: Some(outbound),
             end,
@@ -242,8 +245,13 @@ impl Engine {
             attempt: attempt.attempt,
             lease_id: attempt.lease_id,
         };
-        let (replica, id) = (self.replica(), session.welcome.session_id.clone());
+        let (replica, id) = (session.replica.clone(), session.welcome.session_id.clone());
         for again in 0..16 {
+            if self.replica() != replica {
+                return Err(Error::Unavailable {
+                    reason: "this server goes on under another name".to_owned(),
+                });
+            }
             let loaded = match self.load(&attempt.tenant, &attempt.job_id).await {
                 Ok(loaded) => loaded,
                 Err(Error::NotFound { .. }) => return Ok(None),

@@ -21,6 +21,8 @@ use crate::{Error, kernel, keyspace};
 
 /// How far ahead the index is read.
 const HORIZON: Duration = Duration::from_secs(2);
+/// What is due for this long is fired by whoever sees it.
+const OVERDUE: Duration = Duration::from_secs(1);
 /// How often.
 const READ_EVERY: Duration = Duration::from_secs(1);
 /// Timers held at once; what is beyond is found by the next read.
@@ -113,10 +115,13 @@ impl Engine {
     }
 
     async fn read_due(&self) -> crate::Result<()> {
-        if !self.owns_shard() {
-            return Ok(());
-        }
-        let end = self.now() + HORIZON;
+        // The owner of the shard reads ahead. The others read what the owner should have fired by
+        // now: it may be gone, and until its lease is over nobody else is the owner.
+        let end = if self.owns_shard() {
+            self.now() + HORIZON
+        } else {
+            self.now() - OVERDUE
+        };
         let mut start = bytes::Bytes::new();
         // As many pages as there is room for: what is due at one instant may be many jobs.
         for _ in 0..MAX_ARMED.div_ceil(PAGE) {

@@ -14,6 +14,13 @@ use crate::engine::Engine;
 
 type Name = (TenantId, JobId);
 
+/// How often it is looked for ends that no message told of.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Jobs read at once for that.
+const PAGE: usize = 256;
+/// Who waits reads the job itself as often, whatever was heard.
+const REREAD_EVERY: Duration = Duration::from_secs(10);
+
 /// Who waits for which job in this replica.
 #[derive(Debug, Default)]
 pub(crate) struct Waiters {
@@ -42,6 +49,11 @@ impl Waiters {
             name,
             receiver,
         }
+    }
+
+    /// Jobs that are waited for.
+    fn names(&self) -> Vec<Name> {
+        self.waiting.lock().keys().cloned().collect()
     }
 
     /// Whether anybody waits for a job.
@@ -78,9 +90,31 @@ impl Drop for Wait<'_> {
 }
 
 impl Engine {
+    /// Looks every second for the ends of jobs that are waited for here and may have ended at other
+    /// replicas, until the engine stops: their messages are doorbells, and may be lost.
+    pub(crate) async fn run_waits(self) {
+        let mut look = tokio::time::interval(LOOK_EVERY);
+        look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            look.tick().await;
+            let names = self.waiters().names();
+            for page in names.chunks(PAGE) {
+                match self.load_readable(page).await {
+                    Ok(found) => found
+                        .iter()
+                        .flatten()
+                        .filter(|loaded| loaded.job.state.is_terminal())
+                        .for_each(|loaded| self.waiters().ended(loaded)),
+                    Err(error) => {
+                        tracing::debug!(%error, "jobs that are waited for were not read");
+                        break;
+                    }
+                }
+            }
+        }
+    }
+
     /// Waits until the job has ended, at most until `deadline`; answers with the job as it is then.
-    /// The message is a doorbell: the record is read every second as well, when other replicas
-    /// may end the job.
     pub(crate) async fn wait_ended(
         &self,
         mut wait: Wait<'_>,
@@ -91,9 +125,8 @@ impl Engine {
             return Ok(known);
         }
         let (tenant, id) = (known.job.tenant.clone(), known.job.id.clone());
-        let period = Duration::from_secs(if self.has_peers() { 1 } else { 10 });
         loop {
-            let next = deadline.min(Instant::now() + period);
+            let next = deadline.min(Instant::now() + REREAD_EVERY);
             tokio::select! {
                 told = &mut wait.receiver => if let Ok(loaded) = told { return Ok(loaded) },
                 () = tokio::time::sleep_until(next) => {}

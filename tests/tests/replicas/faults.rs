@@ -122,8 +122,14 @@ async fn a_replica_that_stood_still_longer_than_its_lease_does_no_harm() {
     // What it was about to hand out when it stopped was never seen by a worker.
     assert!(all_ran_once(&client, &runs, ids.len()).await <= 2);
     // It serves again, under another name.
-    let log = cluster.replicas[0].log();
-    assert!(log.contains("goes on under a new name"), "{log}");
+    poll::until_async("a new name", PATIENCE, async || {
+        let log = cluster.replicas[0].log();
+        match log.contains("goes on under a new name") {
+            true => Ok(()),
+            false => Err(log),
+        }
+    })
+    .await;
     let again = cluster.replicas[0].client();
     let job = in_time(
         "a job",

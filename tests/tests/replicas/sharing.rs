@@ -146,7 +146,7 @@ async fn three_replicas_drain_one_queue_and_seldom_want_the_same_job() {
     let mut runs = Vec::new();
     for replica in 0..3 {
         let (worker, ran) = cluster
-            .worker(replica, "job.many", 16, Duration::from_millis(1))
+            .worker(replica, "job.many", 16, Duration::from_millis(10))
             .await;
         workers.push(worker);
         runs.push(ran);
@@ -168,7 +168,7 @@ async fn three_replicas_drain_one_queue_and_seldom_want_the_same_job() {
     assert_eq!(all_ran_once(&client, &runs, JOBS).await, 1);
     for ran in &runs {
         assert!(
-            ran.jobs() > JOBS / 10,
+            ran.jobs() > JOBS / 20,
             "one of them got {} jobs",
             ran.jobs()
         );

@@ -60,11 +60,12 @@ impl Cluster {
     ) -> (RunningWorker, Runs) {
         let runs = Runs::default();
         let noted = runs.clone();
-        let handler = move |_: Context, job: Job| {
+        let handler = move |context: Context, job: Job| {
             let noted = noted.clone();
             async move {
                 noted.note(&job.job_id);
-                tokio::time::sleep(work).await;
+                // It works for so long, unless it is told to stop.
+                let _ = tokio::time::timeout(work, context.cancelled()).await;
                 Ok::<_, JobFailure>(job.input)
             }
         };

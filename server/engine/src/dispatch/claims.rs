@@ -28,15 +28,20 @@ impl Engine {
         let mut reread = tokio::time::interval(REREAD_EVERY);
         reread.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
+            let mut all = false;
             tokio::select! {
                 () = self.dispatcher().woken() => {}
-                _ = reread.tick() => self.dispatcher().lock().distrust_queues(),
+                _ = reread.tick() => {
+                    self.dispatcher().lock().distrust_queues();
+                    all = self.has_peers();
+                }
             }
             loop {
                 self.rest().await;
-                if !self.claim_round().await {
+                if !self.claim_round(all).await {
                     break;
                 }
+                all = false;
             }
         }
     }
@@ -57,11 +62,8 @@ impl Engine {
     }
 
     /// One round; true when there may be more to do at once.
-    async fn claim_round(&self) -> bool {
-        let topics = self
-            .dispatcher()
-            .lock()
-            .queues_to_read(self.has_peers(), self.tick());
+    async fn claim_round(&self, all: bool) -> bool {
+        let topics = self.dispatcher().lock().queues_to_read(all, self.tick());
         for (topic, from) in &topics {
             let found = match self.read_queue(topic, from.as_deref()).await {
                 Ok(found) => Some(found),

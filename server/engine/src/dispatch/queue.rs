@@ -165,7 +165,13 @@ impl Queue {
 
     /// Gives back a job that a pick has passed over.
     pub(crate) fn put_back(&mut self, group: &(TenantId, Shape), key: ReadyKey) {
-        if let Some(group) = self.groups.get_mut(group) {
+        // A read that came in between has it already.
+        if let Some(group) = self.groups.get_mut(group)
+            && group
+                .keys
+                .front()
+                .is_none_or(|first| key.serving_order(first).is_lt())
+        {
             group.keys.push_front(key);
         }
     }

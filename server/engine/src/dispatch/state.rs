@@ -11,10 +11,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use coretex_core::id::{JobId, LeaseId, PoolName, SessionId, TenantId, Topic, WorkerId};
-use coretex_core::job::Job;
+use coretex_core::job::{Job, Priority};
 use coretex_core::lease::Tick;
 use coretex_core::placement::{Needs, Shape, choose};
-use coretex_core::queue::{ReadyKey, pick_block};
+use coretex_core::queue::ReadyKey;
 
 use super::queue::Queue;
 use crate::keyspace::{self, HeldEntry};
@@ -42,6 +42,8 @@ pub(crate) struct State {
     claiming: HashSet<(TenantId, JobId)>,
     /// Workers that an operator drained, by name, also while they are away.
     pub(crate) drained: HashSet<(TenantId, WorkerId)>,
+    /// How often a worker was drained or undrained.
+    pub(crate) drains: u64,
     /// Workers whose sessions ended with attempts out, as they were then: as long as those are lost
     /// sessions.
     pub(crate) departed: HashMap<SessionId, WorkerInfo>,
@@ -63,6 +65,9 @@ pub(crate) struct Skip {
     pub(crate) replicas: usize,
     pub(crate) share: f64,
 }
+
+/// A job that a pick passes over, and where it belongs.
+type Passed = (Topic, (TenantId, Shape), ReadyKey);
 
 /// A job that was picked and the worker that it was picked for.
 #[derive(Debug)]
@@ -198,7 +203,8 @@ impl State {
 
     /// Queues whose index should be read, and where: those that a worker with a free slot serves,
     /// and with `all` every one that is stale. Where others add to queues, one that is only read
-    /// when a slot is free would not be known to be empty by the time the next slot is.
+    /// when a slot is free would not be known to be empty by the time the next slot is; it is read
+    /// at every tick, not at every doorbell.
     pub(crate) fn queues_to_read(&mut self, all: bool, now: Tick) -> Vec<(Topic, Option<Vec<u8>>)> {
         let mut topics = Vec::new();
         for (topic, queue) in &mut self.queues {
@@ -244,6 +250,7 @@ impl State {
 
     /// Drains a worker by name, or does not any more.
     pub(crate) fn drain(&mut self, tenant: &TenantId, worker: &WorkerId, undo: bool) {
+        self.drains += 1;
         for session in self.sessions.values_mut() {
             if session.tenant == *tenant && session.worker_id == *worker {
                 session.drained = !undo;
@@ -257,8 +264,17 @@ impl State {
         }
     }
 
-    /// Takes over which workers are drained; true when one is not any more.
-    pub(crate) fn set_drained(&mut self, drained: HashSet<(TenantId, WorkerId)>) -> bool {
+    /// Takes over which workers are drained, as it was read when [`Self::drains`] was `since`; true
+    /// when one is not any more.
+    pub(crate) fn set_drained(
+        &mut self,
+        drained: HashSet<(TenantId, WorkerId)>,
+        since: u64,
+    ) -> bool {
+        if since != self.drains {
+            // Somebody has drained one since; the next read knows of it.
+            return false;
+        }
         let mut freed = false;
         for session in self.sessions.values_mut() {
             let name = (session.tenant.clone(), session.worker_id.clone());
@@ -286,53 +302,74 @@ impl State {
         again
     }
 
-    /// Picks up to `limit` jobs for free slots, best first over all queues. Beside other replicas,
-    /// which see the same heads, each begins at a place of its own among the first jobs of a class
-    /// ([`pick_block`]); what it passes over stays for the others.
+    /// Picks up to `limit` jobs for free slots, best first over all queues.
+    ///
+    /// Beside other replicas, which see the same heads, each begins at a place of its own among the
+    /// first jobs of the best class; slots that are left then take what was passed over, and only
+    /// after that other classes.
     pub(crate) fn pick(&mut self, limit: usize, skip: Skip) -> Vec<Picked> {
         if !self.sessions.values().any(SessionState::has_free_slot) {
             return Vec::new();
         }
+        let class = self.heads().peek().map(|head| head.key.priority);
         let skipped = self.skip(skip);
-        let picked = self.pick_best(limit);
-        for (topic, group, key) in skipped.into_iter().rev() {
-            if let Some(queue) = self.queues.get_mut(&topic) {
-                queue.put_back(&group, key);
+        let mut picked = Vec::new();
+        if !skipped.is_empty() {
+            picked = self.pick_best(limit, class);
+            for (topic, group, key) in skipped.into_iter().rev() {
+                if let Some(queue) = self.queues.get_mut(&topic) {
+                    queue.put_back(&group, key);
+                }
+            }
+        }
+        picked.extend(self.pick_best(limit - picked.len(), None));
+        for queue in self.queues.values_mut() {
+            let before = queue.groups.len();
+            queue.tidy();
+            if before > 0 && queue.groups.is_empty() {
+                // Only a read that finds nothing opens the fast path again.
+                queue.stale = true;
             }
         }
         picked
     }
 
-    /// Takes the jobs before the beginning of a pick out, for the time of the pick.
-    fn skip(&mut self, skip: Skip) -> Vec<(Topic, (TenantId, Shape), ReadyKey)> {
+    /// Takes out the jobs that a pick passes over at first. They are of the best class, and as
+    /// many as the other replicas may take at once: a random multiple of the slots that are free.
+    fn skip(&mut self, skip: Skip) -> Vec<Passed> {
         if skip.replicas < 2 {
             return Vec::new();
         }
-        let slots: usize = self
-            .sessions
-            .values()
-            .map(|one| one.max_parallel as usize)
-            .sum();
+        let slots = self.sessions.values().map(|one| one.max_parallel as usize);
+        let slots: usize = slots.sum();
         let free: usize = self.sessions.values().map(SessionState::free_slots).sum();
         let window = slots.saturating_mul(skip.replicas).min(MAX_WINDOW);
-        let mut taken = self.take_heads(window);
-        let keys: Vec<ReadyKey> = taken.iter().map(|(_, _, key)| key.clone()).collect();
         let blocks = window.div_ceil(free.max(1));
-        let begin = pick_block(&keys, free, blocks, skip.share).start;
-        for (topic, group, key) in taken.drain(begin..).rev() {
-            if let Some(queue) = self.queues.get_mut(&topic) {
-                queue.put_back(&group, key);
+        let begin = (skip.share * blocks as f64) as usize * free;
+        let mut taken = self.take_heads(begin.min(window));
+        if taken.len() < begin {
+            // The class has no more than these: a place among them.
+            let begin = begin % taken.len().max(1);
+            for (topic, group, key) in taken.drain(begin..).rev() {
+                if let Some(queue) = self.queues.get_mut(&topic) {
+                    queue.put_back(&group, key);
+                }
             }
         }
         taken
     }
 
-    /// Takes the first jobs out of the queues, in serving order.
-    fn take_heads(&mut self, limit: usize) -> Vec<(Topic, (TenantId, Shape), ReadyKey)> {
-        let mut heads = self.heads();
+    /// Takes the first jobs out of the queues, in serving order and of one class.
+    fn take_heads(&mut self, limit: usize) -> Vec<Passed> {
         let mut taken = Vec::new();
+        if limit == 0 {
+            return taken;
+        }
+        let mut heads = self.heads();
+        let class = heads.peek().map(|head| head.key.priority);
         while taken.len() < limit
             && let Some(Head { key, topic, group }) = heads.pop()
+            && Some(key.priority) == class
         {
             let Some(found) = self
                 .queues
@@ -368,11 +405,13 @@ impl State {
         groups.collect()
     }
 
-    fn pick_best(&mut self, limit: usize) -> Vec<Picked> {
+    /// Picks of one class, or of all.
+    fn pick_best(&mut self, limit: usize, class: Option<Priority>) -> Vec<Picked> {
         let mut heads = self.heads();
         let mut picked = Vec::new();
         while picked.len() < limit
             && let Some(head) = heads.pop()
+            && class.is_none_or(|class| head.key.priority == class)
         {
             let name = (head.key.tenant.clone(), head.key.job_id.clone());
             let claimed = self.claiming.contains(&name);
@@ -414,14 +453,6 @@ impl State {
                     topic: head.topic,
                     group: head.group,
                 });
-            }
-        }
-        for queue in self.queues.values_mut() {
-            let before = queue.groups.len();
-            queue.tidy();
-            if before > 0 && queue.groups.is_empty() {
-                // Only a read that finds nothing opens the fast path again.
-                queue.stale = true;
             }
         }
         picked

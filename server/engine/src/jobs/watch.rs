@@ -130,6 +130,7 @@ impl Engine {
 impl Watch {
     async fn run(&self, mut from: LogId) -> Result<()> {
         let mut bell = self.engine.log_bell();
+        let epoch = self.engine.store().epoch();
         self.send(WatchItem::Checkpoint {
             resume_token: token(from),
         })
@@ -147,8 +148,9 @@ impl Watch {
                 .tail(self.engine.shard(), from, PAGE)
                 .await?
                 .value;
-            // Trimmed past the reader, or taken back behind it.
-            if from < page.first || from > page.next {
+            // Trimmed past the reader, or taken back: then other entries have these ids.
+            let rewound = self.engine.store().epoch() != epoch;
+            if from < page.first || from > page.next || rewound {
                 return Err(Error::ResumeTokenInvalid);
             }
             let read = page.entries.len();

@@ -4,7 +4,7 @@
 use std::collections::HashSet;
 
 use coretex_core::id::ReplicaId;
-use coretex_core::lease::HeldKey;
+use coretex_core::lease::{HeldKey, REPLICA_LEASE};
 use coretex_store::{Batch, CommitError, CommitId, Order, Range, Shard, Version, codec};
 
 use super::ReplicaRecord;
@@ -61,26 +61,28 @@ impl Engine {
                 }
                 continue;
             };
-            let (_, record) = codec::decode::<ReplicaRecord>(&found.value)?;
-            let is_over = id != own
-                && (exclusive
-                    || record.lease.may_expire(
-                        self.now(),
-                        &self.replicas().watch.lock(),
-                        self.tick(),
-                    ));
+            let is_over = id != own && (exclusive || self.has_stopped(&id, found.version));
             if is_over {
                 self.declare_dead(id, found.version).await?;
-            } else {
-                live.push(ReplicaInfo {
-                    replica_id: id,
-                    version: record.version,
-                    start_time: record.start_time,
-                    draining: record.draining,
-                    workers: record.workers,
-                    active_jobs: record.active_jobs,
-                });
+                continue;
             }
+            // One that was taken for dead lives after all: the store has lost that it was.
+            self.replicas().gone.lock().remove(&id);
+            let record = match codec::decode::<ReplicaRecord>(&found.value) {
+                Ok((_, record)) => record,
+                Err(error) => {
+                    tracing::error!(%error, replica = %id, "the record of a replica cannot be read");
+                    continue;
+                }
+            };
+            live.push(ReplicaInfo {
+                replica_id: id,
+                version: record.version,
+                start_time: record.start_time,
+                draining: record.draining,
+                workers: record.workers,
+                active_jobs: record.active_jobs,
+            });
         }
         if sweeps {
             // Nothing stands under these names any more.
@@ -89,9 +91,26 @@ impl Engine {
                 .gone
                 .lock()
                 .retain(|id, _| named.contains(id));
+            self.replicas()
+                .seen
+                .lock()
+                .retain(|id, _| named.contains(id));
         }
         *self.replicas().known.lock() = live;
         Ok(())
+    }
+
+    /// Whether a record has not been renewed for one lease, by this replica's own clock and while
+    /// the store answered. What the record says of its end is not asked: the store's clock may have
+    /// been set since.
+    pub(super) fn has_stopped(&self, id: &ReplicaId, version: Version) -> bool {
+        let now = self.tick();
+        let mut seen = self.replicas().seen.lock();
+        let last = seen.entry(id.clone()).or_insert((version, now));
+        if last.0 != version {
+            *last = (version, now);
+        }
+        now.since(last.1) >= REPLICA_LEASE && self.store_up_for() >= REPLICA_LEASE
     }
 
     fn note_gone(&self, id: ReplicaId) {

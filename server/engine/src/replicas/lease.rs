@@ -8,7 +8,7 @@ use coretex_core::id::ReplicaId;
 use coretex_core::lease::{OwnLease, ReplicaLease, Tick};
 use coretex_store::{Batch, CommitError, CommitId, Shard, codec};
 
-use super::{FORMAT, ReplicaRecord};
+use super::{FORMAT, OwnerRecord, ReplicaRecord};
 use crate::engine::Engine;
 use crate::types::SessionEnd;
 use crate::{Result, keyspace};
@@ -48,7 +48,16 @@ impl Engine {
         );
         let committed = self.store().commit(batch).await?;
         *self.replicas().own.lock() = Some((committed.version, OwnLease::new(sent)));
+        self.replicas().rewound.store(false, Ordering::Relaxed);
         Ok(())
+    }
+
+    /// The store may have lost our lease: it is renewed before it counts again.
+    pub(super) fn doubt_lease(&self) {
+        self.replicas().rewound.store(true, Ordering::Relaxed);
+        if let Some((_, lease)) = &mut *self.replicas().own.lock() {
+            *lease = OwnLease::new(Tick::default());
+        }
     }
 
     /// Renews the lease when it is time.
@@ -72,6 +81,7 @@ impl Engine {
                 let mut lease = lease;
                 lease.renewed(now);
                 *self.replicas().own.lock() = Some((committed.version, lease));
+                self.replicas().rewound.store(false, Ordering::Relaxed);
                 Ok(())
             }
             Err(error) => {
@@ -103,7 +113,9 @@ impl Engine {
             }
             return Ok(());
         }
-        if self.replicas().own.lock().is_some() {
+        // What the store lost nobody has taken from us: it is written again under the same name.
+        let lost = self.replicas().rewound.load(Ordering::Relaxed);
+        if !lost && self.replicas().own.lock().is_some() {
             self.start_over();
         }
         self.write_first_lease().await
@@ -126,9 +138,31 @@ impl Engine {
         self.replicas().renamed.notify_waiters();
     }
 
+    /// Lets another replica look after the shard at once.
+    async fn give_up_ownership(&self) -> Result<()> {
+        if !self.replicas().owner.swap(false, Ordering::Relaxed) || !self.has_peers() {
+            return Ok(());
+        }
+        let key = keyspace::shard_owner(0);
+        let read = self
+            .store()
+            .get(Shard::Sys, std::slice::from_ref(&key))
+            .await?;
+        if let Some(found) = read.value.into_iter().next().flatten()
+            && codec::decode::<OwnerRecord>(&found.value)?.1.lease.replica == self.replica()
+        {
+            let mut batch = Batch::new(Shard::Sys, CommitId(self.ids().random()));
+            batch.delete(key, found.version);
+            self.store().commit(batch).await?;
+        }
+        Ok(())
+    }
+
     /// Leaves in an orderly way: nobody has to wait for this replica's leases to run out.
     pub(crate) async fn leave(&self) {
-        self.replicas().owner.store(false, Ordering::Relaxed);
+        if let Err(error) = self.give_up_ownership().await {
+            tracing::debug!(%error, "shard not given up");
+        }
         let held = self.held_of(&self.replica(), 1).await;
         // With attempts out, the record stays: who takes over finds them by it.
         if held.is_ok_and(|held| held.is_empty())

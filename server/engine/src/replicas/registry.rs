@@ -10,6 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use coretex_core::id::{ReplicaId, SessionId, TenantId, WorkerId};
 use coretex_core::lease::{SWEEP_EVERY, Tick};
+use coretex_core::time::Timestamp;
 use coretex_store::{
     Batch, CommitError, CommitId, Key, Order, Precondition, Range, Shard, Write, codec,
 };
@@ -84,7 +85,13 @@ impl Engine {
         if same && now.since(told.at) < SWEEP_EVERY {
             return Ok(());
         }
-        let (workers, name) = (self.own_workers(), self.replica());
+        let (mut workers, name) = (self.own_workers(), self.replica());
+        for worker in &mut workers {
+            // Rounded, so that a page changes with what its workers do and not with every heartbeat.
+            let micros = REFRESH.as_micros() as u64;
+            let heard = worker.heard_time.as_micros() / micros * micros;
+            worker.heard_time = worker.connect_time.max(Timestamp::from_micros(heard));
+        }
         let count = workers.len().div_ceil(PER_PAGE).max(1);
         let mut next = Vec::with_capacity(count);
         for number in 0..count {
@@ -164,7 +171,14 @@ impl Engine {
             keys.clear();
             for (place, record) in read.value.into_iter().enumerate() {
                 let Some(record) = record else { continue };
-                let (_, page) = codec::decode::<Page<'_>>(&record.value)?;
+                let page = match codec::decode::<Page<'_>>(&record.value) {
+                    Ok((_, page)) => page,
+                    // One of another version.
+                    Err(error) => {
+                        tracing::warn!(%error, "what a replica says of its workers is not understood");
+                        continue;
+                    }
+                };
                 if first && let Some(name) = firsts.get(place) {
                     keys.extend((1..page.pages).map(|number| keyspace::workers(name, number)));
                 }
@@ -178,6 +192,7 @@ impl Engine {
 
     /// Reads which workers operators have drained.
     pub(super) async fn read_drained(&self) -> Result<()> {
+        let since = self.dispatcher().lock().drains;
         let range = [Range::all(keyspace::DRAINED)];
         let read = self
             .store()
@@ -187,7 +202,7 @@ impl Engine {
         let drained = members
             .filter_map(|member| keyspace::parse_drained(&member))
             .collect();
-        if self.dispatcher().lock().set_drained(drained) {
+        if self.dispatcher().lock().set_drained(drained, since) {
             self.dispatcher().wake();
         }
         Ok(())

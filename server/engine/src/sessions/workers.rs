@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, HashMap};
 
 use coretex_core::id::{PoolName, SessionId, TenantId, WorkerId};
-use coretex_store::Range;
+use coretex_core::lease::{HeldKey, Standing};
+use coretex_store::{Order, Range};
 
 use crate::access::Caller;
 use crate::dispatch::state::session::SessionState;
@@ -143,8 +144,61 @@ impl Engine {
     }
 
     /// What a worker runs of the jobs that the caller sees, at most 1,000 attempts.
-    #[must_use]
-    pub fn running_on(&self, caller: &Caller, worker: &WorkerInfo) -> Vec<RunningAttempt> {
+    ///
+    /// # Errors
+    /// `Unavailable`, for a worker of another replica.
+    pub async fn running_on(
+        &self,
+        caller: &Caller,
+        worker: &WorkerInfo,
+    ) -> Result<Vec<RunningAttempt>> {
+        if worker.replica_id == self.replica() {
+            Ok(self.running_here(caller, worker))
+        } else {
+            self.running_elsewhere(caller, worker).await
+        }
+    }
+
+    async fn running_elsewhere(
+        &self,
+        caller: &Caller,
+        worker: &WorkerInfo,
+    ) -> Result<Vec<RunningAttempt>> {
+        let prefix = HeldKey::session_prefix(&worker.replica_id, &worker.session_id);
+        let range = [Range::prefix(keyspace::HELD, &prefix)];
+        let read = self
+            .store()
+            .range(self.shard(), &range, MAX_RUNNING, Order::Ascending)
+            .await?;
+        let names: Vec<_> = read
+            .value
+            .into_iter()
+            .flatten()
+            .filter_map(|member| HeldKey::decode(&member).ok())
+            .filter(|key| key.tenant == caller.tenant && key.standing != Standing::Over)
+            .map(|key| (key.tenant, key.job_id))
+            .collect();
+        let mut running: Vec<RunningAttempt> = self
+            .load_readable(&names)
+            .await?
+            .into_iter()
+            .flatten()
+            .filter(|loaded| {
+                !caller.own_jobs_only() || loaded.job.principal_id == caller.principal_id
+            })
+            .filter_map(|loaded| {
+                let lease = loaded.job.lease.as_ref()?;
+                Some(RunningAttempt {
+                    job_id: loaded.job.id.clone(),
+                    attempt: lease.slot.attempt,
+                })
+            })
+            .collect();
+        running.sort();
+        Ok(running)
+    }
+
+    fn running_here(&self, caller: &Caller, worker: &WorkerInfo) -> Vec<RunningAttempt> {
         let state = self.dispatcher().lock();
         let mut running: Vec<RunningAttempt> = state
             .slots

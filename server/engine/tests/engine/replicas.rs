@@ -5,13 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use coretex_core::id::JobId;
-use coretex_core::job::JobState;
-use coretex_engine::{Engine, FromWorker, Hello, PageRequest, SessionEnd, ToWorker};
+use coretex_core::job::{JobState, Priority};
+use coretex_engine::{Engine, Error, FromWorker, Hello, PageRequest, Role, SessionEnd, ToWorker};
 use tokio::time::Instant;
 
 use crate::support::{
-    ADMIN, Bench, Setup, Tap, Worker, again, hello, id, millis, named, pass, request, secs,
-    succeeded,
+    ADMIN, Bench, Setup, Tap, Worker, again, caller, hello, id, millis, named, pass, request, secs,
+    serving, succeeded,
 };
 
 /// Two replicas; with `deaf`, no message of one reaches the other.
@@ -253,48 +253,191 @@ async fn a_replica_that_was_taken_for_dead_goes_on_under_a_new_name_and_does_no_
 async fn a_replica_that_is_not_sure_of_its_lease_takes_no_work() {
     let (bench, other, tap) = two(false).await;
     let mut worker = Worker::connect(&other, hello("w", &["job.a"], 2)).await;
-    tap.take_away();
+    // Everything else works: it could claim, and hand out what is submitted to it.
+    tap.take_leases_away();
     assert!(told(&mut worker, secs(20)).await.is_none());
     let refused = other.open_session(&ADMIN, hello("y", &["job.a"], 1)).await;
-    assert!(matches!(
-        refused,
-        Err(coretex_engine::Error::Unavailable { .. })
-    ));
-    let id = bench.job_of(request("job.a")).await;
-    assert!(told(&mut worker, secs(3)).await.is_none());
+    assert!(matches!(refused, Err(Error::Unavailable { .. })));
+    let first = bench.job_of(request("job.a")).await;
+    let second = other.submit_job(&ADMIN, request("job.a")).await.unwrap();
+    assert!(told(&mut worker, secs(5)).await.is_none());
+    assert_eq!(bench.state(&first).await, JobState::Pending);
+    assert_eq!(second.answer.job.state, JobState::Pending);
     tap.bring_back();
-    // It was declared dead or not; either way the job is run, and once.
-    let attempt = loop {
+    // Whatever the others have made of it, both jobs are run, and once.
+    let mut ran = Vec::new();
+    while ran.len() < 2 {
         match told(&mut worker, secs(3)).await {
-            Some(ToWorker::Assignment { attempt, .. }) => break attempt,
+            Some(ToWorker::Assignment { attempt, .. }) => {
+                assert_eq!(attempt.attempt, 1);
+                worker.finish(&attempt, succeeded()).await;
+                ran.push(attempt.job_id);
+            }
+            Some(ToWorker::ResultAck { applied, .. }) => assert!(applied),
             Some(other) => panic!("{other:?}"),
             None => worker = Worker::connect(&other, hello("w", &["job.a"], 2)).await,
         }
-    };
-    assert_eq!((&attempt.job_id, attempt.attempt), (&id, 1));
-    assert!(worker.succeed(&attempt).await);
+    }
     bench.audit().await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn after_the_store_went_back_workers_keep_what_it_still_knows() {
-    let (bench, other, tap) = two(false).await;
-    let mut worker = Worker::connect(&other, hello("w", &["job.a"], 2)).await;
+    let (bench, other, tap) = two(true).await;
+    let mut worker = Worker::connect(&other, hello("w", &["job.a"], 3)).await;
     assert!(told(&mut worker, secs(1)).await.is_none());
-    let id = bench.job_of(request("job.a")).await;
-    let attempt = worker.assignment().await;
+    let mut attempts = Vec::new();
+    for name in ["done", "started", "stopped"] {
+        bench.submit(named("job.a", name)).await;
+        match told(&mut worker, secs(3)).await {
+            Some(ToWorker::Assignment { attempt, .. }) => attempts.push(attempt),
+            other => panic!("{other:?}"),
+        }
+    }
+    let [done, started, stopped] = attempts.try_into().unwrap();
     tap.rewind();
     bench.tap.rewind();
+    assert!(told(&mut worker, secs(2)).await.is_none());
+    // What workers say after it is heard and written.
+    worker.started(&started).await;
+    assert!(told(&mut worker, secs(3)).await.is_none());
+    assert_eq!(bench.state(&started.job_id).await, JobState::Running);
     assert!(told(&mut worker, secs(60)).await.is_none());
-    assert!(worker.succeed(&attempt).await);
-    let job = bench.job(&id).await;
-    assert_eq!((job.state, job.attempt), (JobState::Succeeded, 1));
-    // And work goes on.
+    assert!(worker.succeed(&done).await);
+    // And what others decide reaches them, although no message does.
+    let cancel = bench
+        .engine
+        .cancel_job(&ADMIN, &stopped.job_id, String::new(), None, true);
+    cancel.await.unwrap();
+    match told(&mut worker, secs(7)).await {
+        Some(ToWorker::Revoke { attempt, .. }) => assert_eq!(attempt, stopped),
+        other => panic!("{other:?}"),
+    }
+    let outcome = coretex_core::job::transition::Outcome::Cancelled;
+    worker.finish(&stopped, outcome).await;
+    worker.ack().await;
+    assert!(worker.succeed(&started).await);
+    for (name, state) in [
+        ("done", JobState::Succeeded),
+        ("started", JobState::Succeeded),
+        ("stopped", JobState::Cancelled),
+    ] {
+        let job = bench.job(&id(name)).await;
+        assert_eq!((job.state, job.attempt), (state, 1), "{name}");
+    }
     let next = bench.job_of(request("job.a")).await;
-    let attempt = worker.assignment().await;
-    assert_eq!(attempt.job_id, next);
-    assert!(worker.succeed(&attempt).await);
+    match told(&mut worker, secs(3)).await {
+        Some(ToWorker::Assignment { attempt, .. }) => {
+            assert_eq!(attempt.job_id, next);
+            assert!(worker.succeed(&attempt).await);
+        }
+        other => panic!("{other:?}"),
+    }
     bench.audit().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_pick_passes_over_is_served_when_nothing_else_fits() {
+    let (bench, other, _tap) = two(true).await;
+    // One free slot for one topic here, and many that are busy for another.
+    let mut many = Worker::connect(&other, hello("many", &["job.b"], 60)).await;
+    for _ in 0..60 {
+        other.submit_job(&ADMIN, request("job.b")).await.unwrap();
+    }
+    let mut busy = Vec::new();
+    while busy.len() < 60 {
+        match told(&mut many, secs(3)).await {
+            Some(ToWorker::Assignment { attempt, .. }) => busy.push(attempt),
+            other => panic!("{other:?}"),
+        }
+    }
+    let mut one = Worker::connect(&other, hello("one", &["job.a"], 1)).await;
+    for round in 0..20 {
+        let oldest = named("job.a", &format!("a-{round}"));
+        let first = other.submit_job(&ADMIN, oldest).await.unwrap();
+        for _ in 0..5 {
+            bench.submit(request("job.b")).await;
+        }
+        many.beat().await;
+        match told(&mut one, millis(1_100)).await {
+            Some(ToWorker::Assignment { attempt, .. }) => {
+                assert_eq!(attempt.job_id, first.answer.job.id);
+                // The next waits until this one has ended.
+                let next = named("job.a", &format!("next-{round}"));
+                other.submit_job(&ADMIN, next).await.unwrap();
+                many.beat().await;
+                assert!(one.succeed(&attempt).await);
+            }
+            other => panic!("round {round}: {other:?}"),
+        }
+        match told(&mut one, millis(1_100)).await {
+            Some(ToWorker::Assignment { attempt, .. }) => assert!(one.succeed(&attempt).await),
+            other => panic!("round {round}: {other:?}"),
+        }
+    }
+    bench.audit().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pick_passes_no_class_and_forgets_no_tenant() {
+    let (bench, other, _tap) = two(true).await;
+    let mut should = Vec::new();
+    for number in 0..40 {
+        // A tenant with one job of the best class, ahead of another with many.
+        let (tenant, class) = match number {
+            0 => ("beta", Priority::Critical),
+            1..20 => ("acme", Priority::Critical),
+            _ => ("acme", Priority::Batch),
+        };
+        let mut job = named("job.a", &format!("j-{number}"));
+        job.spec.priority = class;
+        let caller = caller(tenant, "key:x", &[Role::Admin]);
+        bench.engine.submit_job(&caller, job).await.unwrap();
+        should.push(class);
+        pass(millis(1)).await;
+    }
+    let fleet = serving(&["acme", "beta"]);
+    let mut worker = Worker::connect_as(&other, &fleet, hello("w", &["job.a"], 4)).await;
+    let (mut seen, mut served) = (Vec::new(), Vec::new());
+    while seen.len() < 40 {
+        match told(&mut worker, secs(2)).await {
+            Some(ToWorker::Assignment { attempt, job, .. }) => {
+                seen.push(job.spec.priority);
+                served.push(attempt.tenant.to_string());
+                worker.finish(&attempt, succeeded()).await;
+            }
+            Some(ToWorker::ResultAck { applied, .. }) => assert!(applied),
+            other => panic!("after {}: {other:?}", seen.len()),
+        }
+    }
+    assert_eq!(seen, should);
+    // Four slots and two replicas: its only job is among the first few and not the last.
+    let place = served.iter().position(|tenant| tenant == "beta").unwrap();
+    assert!(place < 20, "{place}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn timers_go_on_when_the_owner_of_the_shard_is_gone() {
+    for orderly in [true, false] {
+        let (bench, other, _tap) = two(false).await;
+        // The first one owns the shard.
+        let mut job = named("job.a", "later");
+        let start = bench.now() + secs(5);
+        job.spec.not_before = Some(start);
+        other.submit_job(&ADMIN, job).await.unwrap();
+        if orderly {
+            bench.engine.drain(secs(1)).await;
+        } else {
+            bench.tap.kill();
+        }
+        let mut worker = Worker::connect(&other, hello("w", &["job.a"], 1)).await;
+        match told(&mut worker, secs(8)).await {
+            Some(ToWorker::Assignment { .. }) => {}
+            other => panic!("orderly {orderly}: {other:?}"),
+        }
+        let late = bench.now().since(start);
+        assert!(late < secs(3), "orderly {orderly}: {late:?}");
+    }
 }
 
 /// A worker that answers at once, until its session ends.

@@ -119,7 +119,7 @@ async fn a_worker_that_is_away_is_shown_while_its_attempts_wait_for_it() {
         let away = workers(&bench, &ADMIN).await;
         assert_eq!(away.len(), 1, "{away:?}");
         assert_eq!((away[0].connected, away[0].active_jobs), (false, 1));
-        let runs = bench.engine.running_on(&ADMIN, &away[0]);
+        let runs = bench.engine.running_on(&ADMIN, &away[0]).await.unwrap();
         assert_eq!(runs[0].job_id, attempt.job_id);
         assert_eq!(pools(&bench, &ADMIN).await, []);
         let stranger = caller("other", "key:o", &[Role::Admin]);
@@ -161,7 +161,7 @@ async fn what_a_worker_runs_is_shown_as_far_as_the_caller_sees_the_jobs() {
     let running = async |caller: &Caller| {
         let found = bench.engine.get_worker(caller, &name("w")).await.unwrap();
         assert_eq!(found.active_jobs, 3);
-        bench.engine.running_on(caller, &found)
+        bench.engine.running_on(caller, &found).await.unwrap()
     };
     let run = |number: usize| RunningAttempt {
         job_id: attempts[number].job_id.clone(),

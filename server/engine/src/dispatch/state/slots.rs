@@ -58,10 +58,11 @@ impl Slot {
         }
     }
 
-    /// What is known of the attempt is from a store that has been taken back.
-    pub(crate) fn distrust(&mut self) {
+    /// What is known of the attempt is from a store that has been taken back: whatever is read next
+    /// counts. The record itself is kept, for what its worker says meanwhile: a version names a
+    /// write, so one that is lost only makes a commit read anew.
+    pub(crate) const fn distrust(&mut self) {
         self.changes = 0;
-        self.loaded = None;
     }
 
     /// Whether the caller sees the job that the slot is used for.
@@ -74,10 +75,10 @@ impl Slot {
     /// Whether the index says more of the attempt than is known here.
     fn is_behind(&self, standing: Standing) -> bool {
         match standing {
-            Standing::Current => false,
+            Standing::Current => self.loaded.is_none(),
             Standing::CancelRequested => {
                 let asked = |loaded: &Loaded| loaded.job.cancel.is_some();
-                self.loaded.as_ref().is_some_and(|loaded| !asked(loaded))
+                self.loaded.as_ref().is_none_or(|loaded| !asked(loaded))
             }
             Standing::Over => self.loaded.is_some(),
         }
@@ -294,14 +295,16 @@ impl State {
         now: Timestamp,
     ) -> Vec<(SessionId, Option<ToWorker>)> {
         let job = &*read.job;
-        let leases: Vec<LeaseId> = self
-            .slots
-            .iter()
-            .filter(|(_, slot)| slot.job_id == job.id && slot.tenant == job.tenant)
-            // Written here since it was read.
-            .filter(|(_, slot)| slot.changes <= job.events.total())
-            .map(|(lease, _)| *lease)
-            .collect();
+        let now_out = job.slots().map(|slot| slot.lease_id);
+        let ever_out = job.attempts.iter().map(|attempt| attempt.lease_id);
+        let mut leases: Vec<LeaseId> = now_out.chain(ever_out).collect();
+        leases.sort_unstable();
+        leases.dedup();
+        leases.retain(|lease| {
+            let slot = self.slots.get(lease);
+            // One that has changed more was written here since the record was read.
+            slot.is_some_and(|slot| slot.changes <= job.events.total())
+        });
         let mut told = Vec::new();
         for lease in leases {
             let Some(slot) = self.slots.get(&lease) else {

@@ -58,12 +58,20 @@ pub(crate) struct Tap {
     names: Arc<Names>,
     exclusive: bool,
     dead: AtomicBool,
-    away: watch::Sender<bool>,
+    away: watch::Sender<Away>,
     epochs: AtomicU64,
     read_pause: Mutex<Duration>,
     pressure: Mutex<Option<Pressure>>,
     commits: AtomicU64,
     reads: AtomicU64,
+}
+
+/// What hangs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Away {
+    Nothing,
+    Leases,
+    Everything,
 }
 
 impl Tap {
@@ -73,7 +81,7 @@ impl Tap {
             names,
             exclusive,
             dead: AtomicBool::new(false),
-            away: watch::Sender::new(false),
+            away: watch::Sender::new(Away::Nothing),
             epochs: AtomicU64::new(0),
             read_pause: Mutex::default(),
             pressure: Mutex::default(),
@@ -89,12 +97,17 @@ impl Tap {
 
     /// What is asked from now on hangs, and is only sent when the store comes back.
     pub(crate) fn take_away(&self) {
-        self.away.send_replace(true);
+        self.away.send_replace(Away::Everything);
+    }
+
+    /// The same for commits about leases alone.
+    pub(crate) fn take_leases_away(&self) {
+        self.away.send_replace(Away::Leases);
     }
 
     /// The end of [`Self::take_away`].
     pub(crate) fn bring_back(&self) {
-        self.away.send_replace(false);
+        self.away.send_replace(Away::Nothing);
     }
 
     /// The store says that it may have lost commits.
@@ -127,7 +140,7 @@ impl Tap {
         }
         let mut away = self.away.subscribe();
         // The sender lives as long as this.
-        let _ = away.wait_for(|away| !*away).await;
+        let _ = away.wait_for(|away| *away != Away::Everything).await;
     }
 
     async fn read(&self, shard: Shard) {
@@ -202,6 +215,10 @@ impl Store for Tap {
 
     async fn commit(&self, batch: Batch) -> Result<Committed, CommitError> {
         self.gate().await;
+        if batch.shard == Shard::Sys {
+            let mut away = self.away.subscribe();
+            let _ = away.wait_for(|away| *away == Away::Nothing).await;
+        }
         self.names.note(&batch);
         if batch.shard != Shard::Sys {
             self.commits.fetch_add(1, Ordering::Relaxed);
