@@ -16,8 +16,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// A Redis and a NATS server.
 #[derive(Debug)]
 pub(crate) struct Backends {
-    redis: Child,
-    nats: Child,
+    redis: Stopped,
+    _nats: Stopped,
     redis_port: u16,
     nats_port: u16,
     _directory: tempfile::TempDir,
@@ -40,6 +40,7 @@ impl Backends {
             .stdout(Stdio::null())
             .spawn()
             .map_err(|error| format!("redis-server does not start: {error}; run scripts/setup"))?;
+        let redis = Stopped(redis);
         let nats = Command::new("nats-server")
             .args(["--addr", "127.0.0.1", "--port", &nats_port.to_string()])
             .stdin(Stdio::null())
@@ -49,7 +50,7 @@ impl Backends {
             .map_err(|error| format!("nats-server does not start: {error}; run scripts/setup"))?;
         let backends = Self {
             redis,
-            nats,
+            _nats: Stopped(nats),
             redis_port,
             nats_port,
             _directory: directory,
@@ -69,7 +70,7 @@ impl Backends {
 
     /// Processor time of Redis so far.
     pub(crate) fn redis_cpu(&self) -> Result<Duration> {
-        process::cpu(self.redis.id())
+        process::cpu(self.redis.0.id())
     }
 
     /// Bytes that Redis uses for data.
@@ -87,10 +88,13 @@ impl Backends {
     }
 }
 
-impl Drop for Backends {
+/// A process that is stopped when dropped.
+#[derive(Debug)]
+struct Stopped(Child);
+
+impl Drop for Stopped {
     fn drop(&mut self) {
-        stop(&mut self.redis);
-        stop(&mut self.nats);
+        stop(&mut self.0);
     }
 }
 

@@ -204,6 +204,7 @@ impl Engine {
         if engine.has_peers() {
             engine.spawn("peers", Self::run_peers);
             engine.spawn("events", Self::run_events);
+            engine.spawn("ends", Self::run_ends);
             engine.spawn("waits", Self::run_waits);
             engine.spawn("catching up", Self::run_catch_up);
         }

@@ -2,6 +2,7 @@
 //! look sooner at what the store says.
 
 use std::collections::HashSet;
+use std::time::Duration;
 
 use bytes::Bytes;
 use coretex_bus::subject;
@@ -33,12 +34,18 @@ enum Told {
     },
 }
 
-/// A message to all: a job has ended.
+/// A message to all: jobs have ended.
 #[derive(Debug, Serialize, Deserialize)]
 struct Ended {
     from: ReplicaId,
-    job_id: JobId,
+    job_ids: Vec<JobId>,
 }
+
+/// How long ends are gathered: a message for every job costs three replicas more than the job is
+/// worth to most of them.
+const GATHERING: Duration = Duration::from_millis(5);
+/// Ends in one message.
+const ENDS: usize = 500;
 
 impl Engine {
     /// Tells the replicas whose workers run a job what has become of it, and all of them when it has
@@ -64,12 +71,32 @@ impl Engine {
             self.tell_peer(owner, &told);
         }
         if after.state.is_terminal() && !before.is_some_and(|before| before.state.is_terminal()) {
-            let ended = Ended {
-                from: own,
-                job_id: after.id.clone(),
-            };
-            if let Ok(payload) = codec::encode(FORMAT, &ended) {
-                self.publish(subject::event(after.tenant.as_str()), payload);
+            let mut ends = self.replicas().ends.lock();
+            ends.entry(after.tenant.clone())
+                .or_default()
+                .push(after.id.clone());
+            drop(ends);
+            self.replicas().ended.notify_one();
+        }
+    }
+
+    /// Tells all of the jobs that have ended here, until the engine stops.
+    pub(crate) async fn run_ends(self) {
+        loop {
+            self.replicas().ended.notified().await;
+            tokio::time::sleep(GATHERING).await;
+            let ends = std::mem::take(&mut *self.replicas().ends.lock());
+            for (tenant, job_ids) in ends {
+                for part in job_ids.chunks(ENDS) {
+                    let ended = Ended {
+                        from: self.replica(),
+                        job_ids: part.to_vec(),
+                    };
+                    match codec::encode(FORMAT, &ended) {
+                        Ok(payload) => self.publish(subject::event(tenant.as_str()), payload),
+                        Err(error) => tracing::error!(%error, "message not encoded"),
+                    }
+                }
             }
         }
     }
@@ -193,8 +220,10 @@ impl Engine {
         }
         self.ring_log();
         let tenant = TenantId::from_trusted(&tenant);
-        if self.waiters().waits_for(&tenant, &ended.job_id) {
-            self.fall_behind(tenant, ended.job_id);
+        for job_id in ended.job_ids {
+            if self.waiters().waits_for(&tenant, &job_id) {
+                self.fall_behind(tenant.clone(), job_id);
+            }
         }
     }
 
