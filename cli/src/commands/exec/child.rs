@@ -112,10 +112,12 @@ pub(super) async fn run(
     let progress = pipe::Receiver::from_owned_fd(progress.into())?;
 
     let (mut stdout, mut tail, mut report) = (Vec::new(), Tail::default(), Report::default());
+    // Open until the end: a program that writes too much is killed, and not told by a broken pipe.
+    let mut output = child.stdout.take();
     let pipes = async {
         tokio::try_join!(
             feed(child.stdin.take(), &run.input),
-            collect(child.stdout.take(), &mut stdout, run.max_output),
+            collect(output.as_mut(), &mut stdout, run.max_output),
             read_lines(child.stderr.take(), |line| {
                 tail.push(line);
                 listener.log(line);

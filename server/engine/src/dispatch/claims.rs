@@ -13,7 +13,8 @@ use tokio::time::Instant;
 
 use super::Reservation;
 use super::queue::{Group, Groups, MAX_GROUPS, READ_AHEAD};
-use super::state::{Picked, Skip, sample_of};
+use super::state::pick::{Picked, Skip};
+use super::state::sample_of;
 use crate::commits::{Extras, Loaded};
 use crate::engine::Engine;
 use crate::keyspace::HeldEntry;
