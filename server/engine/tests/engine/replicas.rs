@@ -440,6 +440,32 @@ async fn timers_go_on_when_the_owner_of_the_shard_is_gone() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn nobody_is_taken_for_dead_because_the_clock_of_the_store_is_set() {
+    let (bench, other, _tap) = two(false).await;
+    let mut here = bench.connect(hello("here", &["job.a"], 1)).await;
+    let mut there = Worker::connect(&other, hello("there", &["job.b"], 1)).await;
+    bench.job_of(request("job.a")).await;
+    bench.job_of(request("job.b")).await;
+    let (mine, theirs) = (here.assignment().await, there.assignment().await);
+    // Forward by more than a lease, back by an hour, and forward again.
+    for set in [40, -3_600, 3_600, 40] {
+        bench.clock.set(set);
+        for _ in 0..25 {
+            assert!(told(&mut here, secs(1)).await.is_none());
+            assert!(told(&mut there, secs(1)).await.is_none());
+        }
+        assert_eq!(here.session.why_ended(), None);
+        assert_eq!(there.session.why_ended(), None);
+    }
+    for (worker, attempt) in [(&mut here, &mine), (&mut there, &theirs)] {
+        assert!(worker.succeed(attempt).await);
+        let job = bench.job(&attempt.job_id).await;
+        assert_eq!((job.state, job.attempt), (JobState::Succeeded, 1));
+    }
+    bench.audit().await;
+}
+
 /// A worker that answers at once, until its session ends.
 fn diligent(engine: &Engine, hello: Hello) -> tokio::task::JoinHandle<usize> {
     let engine = engine.clone();

@@ -11,7 +11,7 @@ pub(crate) mod tap;
 pub(crate) mod worker;
 
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
@@ -41,6 +41,8 @@ pub(crate) use worker::{Worker, again, hello, with_attempt};
 pub(crate) struct VirtualClock {
     base: Timestamp,
     origin: Instant,
+    /// By how many seconds it has been set forward, or back.
+    set: AtomicI64,
 }
 
 impl VirtualClock {
@@ -49,13 +51,22 @@ impl VirtualClock {
         Arc::new(Self {
             base,
             origin: Instant::now(),
+            set: AtomicI64::new(0),
         })
+    }
+
+    /// Somebody sets it.
+    pub(crate) fn set(&self, seconds: i64) {
+        self.set.fetch_add(seconds, Ordering::Relaxed);
     }
 }
 
 impl Clock for VirtualClock {
     fn now(&self) -> Timestamp {
-        self.base + self.origin.elapsed()
+        let set = self.set.load(Ordering::Relaxed);
+        let by = secs(set.unsigned_abs());
+        let now = self.base + self.origin.elapsed();
+        if set < 0 { now - by } else { now + by }
     }
 }
 
