@@ -8,7 +8,7 @@ use std::sync::Arc;
 use coretex_bus::nats::{NatsBus, NatsOptions};
 use coretex_bus::{Bus, InProcBus};
 use coretex_core::time::{Clock, IdGen};
-use coretex_store::embedded::{EmbeddedOptions, EmbeddedStore};
+use coretex_store::embedded::{EmbeddedOptions, EmbeddedStore, VERIFIED_BYTES};
 use coretex_store::layers::{GroupFigures, Metered, Resend, ResendPolicy};
 use coretex_store::redis::{RedisOptions, RedisStore, RedisTls};
 use coretex_store::{Durability, Store};
@@ -140,11 +140,14 @@ async fn embedded(
     let observer = Arc::clone(sources.readiness);
     options.on_repair = Some(Arc::new(move |progress| {
         let percent = (progress.fraction * 100.0) as u32;
-        tracing::info!(
-            percent,
-            file_bytes = progress.file_bytes,
-            "the store was not closed; verifying it"
-        );
+        // A small one is verified at every start.
+        if progress.file_bytes > VERIFIED_BYTES {
+            tracing::info!(
+                percent,
+                file_bytes = progress.file_bytes,
+                "the store was not closed; verifying it"
+            );
+        }
         observer.progress(format!("verifying the store: {percent} %"));
     }));
     let opened = tokio::task::spawn_blocking(move || EmbeddedStore::open(options));

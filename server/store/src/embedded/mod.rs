@@ -26,6 +26,7 @@ use parking_lot::Mutex;
 use tokio::sync::{oneshot, watch};
 
 pub use disk::{DiskHook, DiskOp, Space};
+pub use open::VERIFIED_BYTES;
 pub use options::{
     EmbeddedOptions, GroupObserver, GroupReport, OpenError, RepairObserver, RepairProgress, Verify,
     WriterMode,
