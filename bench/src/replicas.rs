@@ -170,11 +170,13 @@ impl Bench {
         let jobs = IN_FLIGHT / self.scale;
         let worker = Worker::start_at(&order, TOPIC, jobs, WORK)?;
         let client = load::client(&servers[1].url, CONNECTIONS)?;
+        let before = shared.redis_memory()?;
         load::closed(&client, TOPIC, CLIENTS, jobs, Waiting::Never).await?;
         until(|| async {
             Ok(count(&client, &[JobState::Dispatched, JobState::Running]).await? == jobs)
         })
         .await?;
+        let per_running = grown(&shared, before)? / jobs as f64;
         let mut servers = servers;
         let killed = Instant::now();
         servers.remove(0).kill();
@@ -221,6 +223,7 @@ impl Bench {
             Figure::new("all ended after", ended.as_secs_f64(), "s"),
             Figure::new("lost", (jobs - succeeded) as f64, "jobs").at_most(0.0),
             Figure::new("run again", again as f64, "jobs").at_most(0.0),
+            Figure::new("Redis per running job", per_running, "bytes"),
         ];
         let title = format!("SIGKILL of a replica with {jobs} jobs in flight");
         self.push("l", &title, keeping, figures);
