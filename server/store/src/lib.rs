@@ -12,6 +12,7 @@ pub mod embedded;
 mod error;
 pub mod gcra;
 pub mod layers;
+mod pressure;
 pub mod redis;
 pub mod validate;
 

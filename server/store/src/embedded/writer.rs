@@ -8,13 +8,14 @@
 use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use coretex_core::time::Timestamp;
 use parking_lot::RwLock;
 use redb::{Database, ReadableDatabase, ReadableTable, StorageError, WriteTransaction};
 
+use crate::pressure::LastPressure;
 use crate::{CommitError, Committed, Durability, Pressure, StoreError};
 
 use super::disk::Disk;
@@ -45,7 +46,7 @@ pub(super) struct Shared {
     pub(super) database: RwLock<Option<Database>>,
     /// A read met an I/O error, after which the database answers nothing until it is reopened.
     pub(super) suspect: AtomicBool,
-    pressure: AtomicU8,
+    pressure: LastPressure,
     time: AtomicU64,
     epoch: AtomicU64,
 }
@@ -69,7 +70,7 @@ impl Shared {
             files,
             database: RwLock::new(Some(database)),
             suspect: AtomicBool::new(false),
-            pressure: AtomicU8::new(0),
+            pressure: LastPressure::default(),
             time: AtomicU64::new(time.as_micros()),
             epoch: AtomicU64::new(0),
         }
@@ -88,20 +89,11 @@ impl Shared {
     }
 
     pub(super) fn pressure(&self) -> Pressure {
-        match self.pressure.load(Ordering::Acquire) {
-            0 => Pressure::Normal,
-            1 => Pressure::High,
-            _ => Pressure::ReadOnly,
-        }
+        self.pressure.get()
     }
 
     fn set_pressure(&self, pressure: Pressure) {
-        let code = match pressure {
-            Pressure::Normal => 0,
-            Pressure::High => 1,
-            Pressure::ReadOnly => 2,
-        };
-        self.pressure.store(code, Ordering::Release);
+        self.pressure.set(pressure);
     }
 }
 

@@ -21,7 +21,6 @@ mod upload;
 mod writer;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -32,6 +31,7 @@ use tokio::sync::{oneshot, watch};
 
 pub use options::{RedisOpenError, RedisOptions, RedisTls};
 
+use crate::pressure::LastPressure;
 use crate::{
     Batch, CommitError, Committed, Key, LogId, LogPage, Member, Order, Pressure, Range, Read,
     Record, Shard, Store, StoreError, StoreInfo, Usage, validate,
@@ -51,7 +51,7 @@ struct Shared {
     seen: Arc<Seen>,
     scripts: Scripts,
     queue: Queue,
-    pressure: AtomicU8,
+    pressure: LastPressure,
     /// True once the store is closed.
     closing: watch::Sender<bool>,
 }
@@ -66,20 +66,11 @@ impl Shared {
     }
 
     fn pressure(&self) -> Pressure {
-        match self.pressure.load(Ordering::Acquire) {
-            0 => Pressure::Normal,
-            1 => Pressure::High,
-            _ => Pressure::ReadOnly,
-        }
+        self.pressure.get()
     }
 
     fn set_pressure(&self, pressure: Pressure) {
-        let code = match pressure {
-            Pressure::Normal => 0,
-            Pressure::High => 1,
-            Pressure::ReadOnly => 2,
-        };
-        if self.pressure.swap(code, Ordering::AcqRel) != code {
+        if self.pressure.set(pressure) {
             tracing::warn!(?pressure, "the pressure on the store has changed");
         }
     }
@@ -149,7 +140,7 @@ impl RedisStore {
             pool,
             seen: opened.seen,
             scripts: opened.scripts,
-            pressure: AtomicU8::new(0),
+            pressure: LastPressure::default(),
             closing: watch::Sender::new(false),
         });
         let (ending, ended) = watch::channel(false);
