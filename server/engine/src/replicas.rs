@@ -18,11 +18,10 @@ use std::time::Duration;
 
 use coretex_core::id::{JobId, ReplicaId, TenantId};
 use coretex_core::lease::{
-    OwnLease, RENEW_EVERY, REPLICA_LEASE, ReplicaLease, SLOTS_REREAD_EVERY, SWEEP_EVERY,
-    StoreWatch, Tick,
+    OwnLease, RENEW_EVERY, ReplicaLease, SLOTS_REREAD_EVERY, SWEEP_EVERY, StoreWatch, Tick,
 };
 use coretex_core::time::Timestamp;
-use coretex_store::{Batch, CommitError, CommitId, Shard, Version, codec};
+use coretex_store::{Batch, CommitError, CommitId, Key, Shard, Version, codec};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
@@ -71,10 +70,8 @@ pub(crate) struct Replicas {
     known: Mutex<Vec<ReplicaInfo>>,
     /// Replicas that are gone, and since when this one has known.
     gone: Mutex<HashMap<ReplicaId, Tick>>,
-    /// The versions of the others' records, and when they were first seen.
-    seen: Mutex<HashMap<ReplicaId, (Version, Tick)>>,
-    /// The same of the record of who owns the shard.
-    seen_owner: Mutex<Option<(Version, Tick)>>,
+    /// The versions of the records of others' leases, and when they were first seen.
+    seen: Mutex<HashMap<Key, (Version, Tick)>>,
     /// The store went back since this replica's lease was last renewed.
     rewound: AtomicBool,
     /// Jobs that others have changed and that this replica has to look at.
@@ -252,18 +249,6 @@ impl Engine {
         true
     }
 
-    /// As [`Self::has_stopped`], of the owner of the shard.
-    fn owner_has_stopped(&self, version: Version) -> bool {
-        let now = self.tick();
-        let mut seen = self.replicas().seen_owner.lock();
-        let since = match *seen {
-            Some((last, since)) if last == version => since,
-            Some(_) | None => now,
-        };
-        *seen = Some((version, since));
-        now.since(since) >= REPLICA_LEASE && self.store_up_for() >= REPLICA_LEASE
-    }
-
     /// Becomes, or stays, the owner of the shard.
     async fn keep_ownership(&self) -> Result<()> {
         let asked = self.tick();
@@ -290,7 +275,7 @@ impl Engine {
                 let (_, owner) = codec::decode::<OwnerRecord>(&found.value)?;
                 let mine = owner.lease.replica == self.replica();
                 self.replicas().owner.store(mine, Ordering::Relaxed);
-                if !mine && self.has_peers() && !self.owner_has_stopped(found.version) {
+                if !mine && self.has_peers() && !self.has_stopped(key.clone(), found.version) {
                     return Ok(());
                 }
                 batch.replace(key, found.version, value);

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 
 use coretex_core::id::ReplicaId;
 use coretex_core::lease::{HeldKey, REPLICA_LEASE};
-use coretex_store::{Batch, CommitError, CommitId, Order, Range, Shard, Version, codec};
+use coretex_store::{Batch, CommitError, CommitId, Key, Order, Range, Shard, Version, codec};
 
 use super::ReplicaRecord;
 use crate::engine::Engine;
@@ -61,7 +61,8 @@ impl Engine {
                 }
                 continue;
             };
-            let is_over = id != own && (exclusive || self.has_stopped(&id, found.version));
+            let is_over =
+                id != own && (exclusive || self.has_stopped(keyspace::replica(&id), found.version));
             if is_over {
                 self.declare_dead(id, found.version).await?;
                 continue;
@@ -87,6 +88,8 @@ impl Engine {
         if sweeps {
             // Nothing stands under these names any more.
             let named: HashSet<_> = named.into_iter().collect();
+            let mut records: HashSet<_> = named.iter().map(keyspace::replica).collect();
+            records.insert(keyspace::shard_owner(0));
             self.replicas()
                 .gone
                 .lock()
@@ -94,19 +97,19 @@ impl Engine {
             self.replicas()
                 .seen
                 .lock()
-                .retain(|id, _| named.contains(id));
+                .retain(|key, _| records.contains(key));
         }
         *self.replicas().known.lock() = live;
         Ok(())
     }
 
-    /// Whether a record has not been renewed for one lease, by this replica's own clock and while
+    /// Whether the record of a lease has not been renewed for one period, by this replica's own clock and while
     /// the store answered. What the record says of its end is not asked: the store's clock may have
     /// been set since.
-    pub(super) fn has_stopped(&self, id: &ReplicaId, version: Version) -> bool {
+    pub(super) fn has_stopped(&self, record: Key, version: Version) -> bool {
         let now = self.tick();
         let mut seen = self.replicas().seen.lock();
-        let last = seen.entry(id.clone()).or_insert((version, now));
+        let last = seen.entry(record).or_insert((version, now));
         if last.0 != version {
             *last = (version, now);
         }
