@@ -7,14 +7,13 @@ use std::time::{Duration, Instant};
 use coretex::proto::JobState;
 use coretex_tests::cluster::in_time;
 use coretex_tests::cluster::worker::RunningWorker;
-use coretex_tests::poll;
 use futures::{StreamExt, stream};
 use parking_lot::Mutex;
 use serde_json::json;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 
-use crate::support::Cluster;
+use crate::support::{Cluster, passes};
 
 /// Counts the commands that Redis gets from outside, by name.
 async fn monitor(address: std::net::SocketAddr) -> Arc<Mutex<BTreeMap<String, u64>>> {
@@ -37,16 +36,6 @@ async fn monitor(address: std::net::SocketAddr) -> Arc<Mutex<BTreeMap<String, u6
         }
     });
     counts
-}
-
-async fn passes(time: Duration) {
-    let begun = Instant::now();
-    poll::until_async("time to pass", time * 2, async || {
-        (begun.elapsed() >= time)
-            .then_some(())
-            .ok_or_else(|| "not yet".to_owned())
-    })
-    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

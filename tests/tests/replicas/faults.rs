@@ -9,22 +9,10 @@ use coretex_tests::poll;
 use rustix::process::Signal;
 use serde_json::json;
 
-use crate::support::{Cluster, Load, all_ran_once};
+use crate::support::{Cluster, Load, all_ran_once, passes};
 
 /// A little more than the lease of a replica.
 const LONGER_THAN_A_LEASE: Duration = Duration::from_secs(20);
-
-async fn passes(time: Duration) {
-    let begun = Instant::now();
-    poll::until_async("time to pass", time * 2, async || {
-        if begun.elapsed() >= time {
-            Ok(())
-        } else {
-            Err(format!("{:?}", begun.elapsed()))
-        }
-    })
-    .await;
-}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_nats_work_goes_on_and_heals() {

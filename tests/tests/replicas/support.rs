@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use coretex::proto::{JobState, ListJobsRequest};
 use coretex::{Client, Context, Error, Job, JobFailure};
 use coretex_tests::cluster::backends::{Pair, Servers};
 use coretex_tests::cluster::server::Server;
 use coretex_tests::cluster::worker::{RunningWorker, Runs};
+use coretex_tests::poll;
 use parking_lot::Mutex;
 use serde_json::json;
 use tokio::task::JoinHandle;
@@ -156,4 +157,17 @@ pub(crate) async fn metric(server: &Server, name: &str) -> f64 {
         .filter(|line| line.starts_with(name))
         .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
         .sum()
+}
+
+/// Waits until so much time has passed.
+pub(crate) async fn passes(time: Duration) {
+    let begun = Instant::now();
+    poll::until_async("time to pass", time * 2, async || {
+        if begun.elapsed() >= time {
+            Ok(())
+        } else {
+            Err(format!("{:?}", begun.elapsed()))
+        }
+    })
+    .await;
 }
