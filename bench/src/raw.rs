@@ -15,6 +15,7 @@ use coretex_core::id::{PoolName, TenantId, Topic};
 use coretex_core::job::JobSpec;
 use coretex_core::job::transition::Outcome;
 use coretex_core::payload::Payload;
+use coretex_core::routing::{LeftOpen, Routing};
 use coretex_core::time::Timestamp;
 use coretex_engine::{
     AllowAll, Caller, Engine, EngineOptions, FromWorker, Hello, Limits, Retention, Role, SubmitJob,
@@ -144,6 +145,7 @@ async fn record(jobs: usize) -> Result<(Vec<Batch>, Vec<Vec<Batch>>)> {
         limits: Limits::default(),
         retention: Retention::default(),
         timing: Timing::default(),
+        routing: Routing::default(),
         dev: true,
         version: "bench".to_owned(),
     })
@@ -186,6 +188,7 @@ async fn record(jobs: usize) -> Result<(Vec<Batch>, Vec<Vec<Batch>>)> {
             async move {
                 let request = SubmitJob {
                     job_id: None,
+                    left_open: LeftOpen::default(),
                     spec: JobSpec::new(topic),
                     input: Some(Payload::json(format!("{{\"n\":{number}}}").into())),
                     idempotency_key: uuid::Uuid::now_v7().to_string(),

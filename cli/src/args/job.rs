@@ -288,6 +288,9 @@ pub(crate) struct Placement {
     /// Capability that the worker must have; may be repeated
     #[arg(long = "requires", value_name = "CAPABILITY")]
     pub(crate) requires: Vec<String>,
+    /// How many parallel slots of its worker an attempt takes [default: 1]
+    #[arg(long, value_name = "N")]
+    pub(crate) slots: Option<i32>,
     /// Key by which jobs of one tenant take turns
     #[arg(long, value_name = "KEY")]
     pub(crate) fairness_key: Option<String>,

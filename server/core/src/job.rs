@@ -20,8 +20,8 @@ use crate::time::Timestamp;
 use history::{AttemptRecord, JobEvent, Ring};
 
 pub use spec::{
-    ActorType, Budget, CapFields, JobMetadata, JobSpec, McpCall, Placement, Priority,
-    WorkerLossPolicy,
+    ActorType, Budget, CapFields, Concurrency, ConcurrencyAction, JobMetadata, JobSpec, McpCall,
+    Placement, Priority, Slots, WorkerLossPolicy,
 };
 
 /// Where a job stands. Numbers are those of the wire.

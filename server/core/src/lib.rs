@@ -13,4 +13,5 @@ pub mod placement;
 pub mod policy;
 pub mod queue;
 pub mod retry;
+pub mod routing;
 pub mod time;

@@ -294,6 +294,7 @@ fn engine_options(
             cancel_grace: timing.cancel_grace,
             ..coretex_engine::Timing::default()
         },
+        routing: coretex_core::routing::Routing::default(),
         dev: config.dev,
         version: env!("CARGO_PKG_VERSION").to_owned(),
     }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use coretex_bus::Bus;
 use coretex_core::id::{JobId, ReplicaId, TenantId};
 use coretex_core::lease::Tick;
+use coretex_core::routing::Routing;
 use coretex_core::time::{IdGen, Timestamp};
 use coretex_store::Store;
 use parking_lot::RwLock;
@@ -21,6 +22,7 @@ use crate::commits::Loaded;
 use crate::dispatch::Dispatcher;
 use crate::kernel::Kernel;
 use crate::replicas::Replicas;
+use crate::routing::Tables;
 use crate::time::StoreClock;
 use crate::timers::Timers;
 use crate::waiters::Waiters;
@@ -134,6 +136,8 @@ pub struct EngineOptions {
     pub retention: Retention,
     /// Periods.
     pub timing: Timing,
+    /// The tables of topics, pools and tenants to begin with.
+    pub routing: Routing,
     /// No credentials needed.
     pub dev: bool,
     /// Version of the program, for status answers.
@@ -165,6 +169,7 @@ struct Inner {
     stop: CancellationToken,
     tasks: TaskTracker,
     replicas: Replicas,
+    tables: Tables,
 }
 
 impl Engine {
@@ -193,6 +198,7 @@ impl Engine {
                 stop: CancellationToken::new(),
                 tasks: TaskTracker::new(),
                 replicas: Replicas::default(),
+                tables: Tables::new(options.routing.clone()),
                 options,
             }),
         };
@@ -337,6 +343,10 @@ impl Engine {
 
     pub(crate) fn replicas(&self) -> &Replicas {
         &self.inner.replicas
+    }
+
+    pub(crate) fn tables(&self) -> &Tables {
+        &self.inner.tables
     }
 
     /// Rings after every append of this replica.

@@ -9,7 +9,7 @@ use coretex_core::id::{JobId, LeaseId, PoolName, ReplicaId, SessionId, TenantId,
 use coretex_core::job::transition::{NewJob, Outcome, Trigger, Verdict, accept, apply};
 use coretex_core::job::{
     ActorType, Budget, CapFields, ErrorSource, Job, JobError, JobMetadata, JobSpec, McpCall,
-    Placement, Priority, Progress, WorkerLossPolicy,
+    Placement, Priority, Progress, Slots, WorkerLossPolicy,
 };
 use coretex_core::payload::Payload;
 use coretex_core::policy::{Constraints, Decision, JobDecision, Remediation};
@@ -68,6 +68,7 @@ fn spec() -> JobSpec {
             preferred_pool: Some(PoolName::from_trusted("fast")),
             preferred_worker_id: Some(WorkerId::from_trusted("w9")),
             worker_labels: [("zone".to_owned(), "a".to_owned())].into(),
+            slots: Slots::ONE,
         },
         budget: Some(Budget {
             max_input_tokens: 1,

@@ -15,6 +15,7 @@ mod jobs;
 mod kernel;
 mod keyspace;
 mod replicas;
+mod routing;
 mod sessions;
 mod sweeper;
 mod system;

@@ -13,6 +13,7 @@ use coretex_core::job::transition::Outcome;
 use coretex_core::job::{Job, JobSpec, JobState, Placement, Priority};
 use coretex_core::payload::Payload;
 use coretex_core::retry::RetryPolicy;
+use coretex_core::routing::LeftOpen;
 use coretex_core::time::Timestamp;
 use coretex_store::{Durability, Usage};
 
@@ -25,6 +26,8 @@ pub struct SubmitJob {
     pub job_id: Option<JobId>,
     /// What is asked for.
     pub spec: JobSpec,
+    /// What of it the caller did not say, so that its topic may.
+    pub left_open: LeftOpen,
     /// What the worker gets; whole, never apart.
     pub input: Option<Payload>,
     /// Scoped to the tenant; empty = none.

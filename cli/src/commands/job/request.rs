@@ -84,6 +84,7 @@ fn wishes(placement: &Placement) -> Option<JobPlacement> {
         preferred_pool: text(placement.prefer_pool.as_ref()),
         preferred_worker_id: text(placement.prefer_worker.as_ref()),
         worker_labels: map(&placement.worker_labels),
+        slots: placement.slots.unwrap_or_default(),
     };
     (wishes != JobPlacement::default()).then_some(wishes)
 }

@@ -1,8 +1,8 @@
 //! Jobs as callers and workers see them.
 
 use coretex_core::job::{
-    ActorType, Budget, CapFields, ErrorSource, Job, JobError, JobMetadata, JobState, McpCall,
-    Placement, Priority, WorkerLossPolicy,
+    ActorType, Budget, CapFields, Concurrency, ConcurrencyAction, ErrorSource, Job, JobError,
+    JobMetadata, JobState, McpCall, Placement, Priority, WorkerLossPolicy,
 };
 use coretex_core::retry::RetryPolicy;
 use coretex_engine::JobAnswer;
@@ -101,8 +101,8 @@ pub(crate) fn write(job: &Job, view: View) -> v1::Job {
         workflow_id: String::new(),
         run_id: String::new(),
         step_id: String::new(),
-        fairness_key: String::new(),
-        concurrency: None,
+        fairness_key: spec.fairness_key.clone(),
+        concurrency: spec.concurrency.as_ref().map(concurrency),
     }
 }
 
@@ -226,7 +226,27 @@ fn placement(from: &Placement) -> Option<v1::JobPlacement> {
         preferred_pool: text(from.preferred_pool.as_ref()),
         preferred_worker_id: text(from.preferred_worker_id.as_ref()),
         worker_labels: from.worker_labels.clone(),
+        // 0 is what the job did not say.
+        slots: if from.slots.is_one() {
+            0
+        } else {
+            count(from.slots.0)
+        },
     })
+}
+
+fn concurrency(from: &Concurrency) -> v1::JobConcurrency {
+    use v1::ConcurrencyLimitAction as Action;
+    let action = match from.on_limit {
+        ConcurrencyAction::Queue => Action::Queue,
+        ConcurrencyAction::Reject => Action::Reject,
+        ConcurrencyAction::CancelOldest => Action::CancelOldest,
+    };
+    v1::JobConcurrency {
+        key: from.key.clone(),
+        limit: count(from.limit),
+        on_limit: action.into(),
+    }
 }
 
 fn retry(from: &RetryPolicy) -> Option<v1::RetryPolicy> {

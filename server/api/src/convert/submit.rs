@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use coretex_core::id::{JobId, PoolName, Topic, WorkerId};
 use coretex_core::job::{
-    ActorType, Budget, CapFields, JobMetadata, JobSpec, McpCall, Placement, Priority,
-    WorkerLossPolicy,
+    ActorType, Budget, CapFields, Concurrency, ConcurrencyAction, JobMetadata, JobSpec, McpCall,
+    Placement, Priority, Slots, WorkerLossPolicy,
 };
 use coretex_core::retry::{MAX_ATTEMPTS, MAX_BACKOFF, RetryPolicy};
+use coretex_core::routing::LeftOpen;
 use coretex_engine::{JobEdits, Limits, SubmitJob};
 use coretex_proto::v1;
 
@@ -29,12 +30,11 @@ pub(crate) fn read(
     limits: &Limits,
     trace_id: &str,
 ) -> SubmitJob {
-    if request.concurrency.is_some() {
-        fields.not_available("concurrency");
-    }
-    if !request.fairness_key.is_empty() {
-        fields.not_available("fairness_key");
-    }
+    let left_open = LeftOpen {
+        timeout: request.timeout.is_none(),
+        schedule_to_start_timeout: request.schedule_to_start_timeout.is_none(),
+        retry: request.retry.is_none(),
+    };
     let clock = SHORTEST..=MAX_TIMEOUT;
     let spec = JobSpec {
         topic: fields.topic("topic", &request.topic),
@@ -44,7 +44,7 @@ pub(crate) fn read(
         priority: priority(fields, request.priority).unwrap_or_default(),
         labels: fields.job_labels("labels", request.labels),
         metadata: metadata(fields, request.metadata),
-        placement: placement(fields, request.placement).unwrap_or_default(),
+        placement: placement(fields, request.placement, limits).unwrap_or_default(),
         budget: budget(fields, request.budget),
         estimated_cost: cost(fields, request.estimated_cost),
         retry: retry(fields, request.retry).unwrap_or_default(),
@@ -67,6 +67,8 @@ pub(crate) fn read(
                 fields.count("max_redispatch", most, MAX_REDISPATCH)
             }),
         confirm_start: request.confirm_start,
+        fairness_key: fields.line("fairness_key", request.fairness_key, MAX_NAME),
+        concurrency: concurrency(fields, request.concurrency),
         memory_id: fields.line("memory_id", request.memory_id, MAX_NAME),
         parent_job_id: (!request.parent_job_id.is_empty())
             .then(|| fields.job("parent_job_id", &request.parent_job_id)),
@@ -79,6 +81,7 @@ pub(crate) fn read(
         idempotency_key: idempotency_key(fields, request.idempotency_key),
         trace_id: trace_id.to_owned(),
         wait: wait.filter(|wait| !wait.is_zero()),
+        left_open,
         spec,
     }
 }
@@ -95,7 +98,7 @@ pub(crate) fn edits(fields: &mut Fields, edits: Option<v1::JobEdits>, limits: &L
             input: payload::read(fields, "input", edits.input, limits.max_payload_bytes),
             topic: edits.topic.map(|topic| fields.topic("topic", &topic)),
             priority: priority(fields, edits.priority),
-            placement: placement(fields, edits.placement),
+            placement: placement(fields, edits.placement, limits),
             add_labels: fields.job_labels("add_labels", edits.add_labels),
             remove_labels: fields.lines("remove_labels", edits.remove_labels),
             retry: retry(fields, edits.retry),
@@ -162,7 +165,11 @@ fn mcp(fields: &mut Fields, call: v1::McpCall) -> McpCall {
     }
 }
 
-fn placement(fields: &mut Fields, from: Option<v1::JobPlacement>) -> Option<Placement> {
+fn placement(
+    fields: &mut Fields,
+    from: Option<v1::JobPlacement>,
+    limits: &Limits,
+) -> Option<Placement> {
     let from = from?;
     Some(fields.within("placement", |fields| Placement {
         preferred_pool: fields.optional_id("preferred_pool", &from.preferred_pool, PoolName::parse),
@@ -172,6 +179,33 @@ fn placement(fields: &mut Fields, from: Option<v1::JobPlacement>) -> Option<Plac
             WorkerId::parse,
         ),
         worker_labels: fields.labels("worker_labels", from.worker_labels),
+        // 0 is not said.
+        slots: match fields.count("slots", from.slots, limits.max_parallel_jobs) {
+            0 => Slots::ONE,
+            slots => Slots(slots),
+        },
+    }))
+}
+
+fn concurrency(fields: &mut Fields, from: Option<v1::JobConcurrency>) -> Option<Concurrency> {
+    use v1::ConcurrencyLimitAction as Action;
+    let from = from?;
+    Some(fields.within("concurrency", |fields| {
+        if from.key.is_empty() {
+            fields.refuse("key", "must not be empty");
+        }
+        if from.limit < 1 {
+            fields.refuse("limit", "must be at least 1");
+        }
+        Concurrency {
+            key: fields.line("key", from.key, MAX_NAME),
+            limit: u32::try_from(from.limit).unwrap_or_default(),
+            on_limit: match fields.value::<Action>("on_limit", from.on_limit) {
+                Some(Action::Reject) => ConcurrencyAction::Reject,
+                Some(Action::CancelOldest) => ConcurrencyAction::CancelOldest,
+                Some(Action::Queue | Action::Unspecified) | None => ConcurrencyAction::Queue,
+            },
+        }
     }))
 }
 

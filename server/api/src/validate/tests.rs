@@ -314,16 +314,9 @@ fn all_wrong_fields_are_named_at_once() {
 
 #[test]
 fn what_is_not_built_is_refused_by_name() {
-    let mut request = good();
-    request.fairness_key = "f".to_owned();
-    request.concurrency = Some(v1::JobConcurrency::default());
     let not_available = |fields: &[&str]| Problem::NotAvailable {
         fields: fields.iter().map(|field| (*field).to_owned()).collect(),
     };
-    assert_eq!(
-        submit(request).err(),
-        Some(not_available(&["concurrency", "fairness_key"]))
-    );
     let artifact = v1::SubmitJobRequest {
         input: Some(v1::Payload {
             data: Some(Data::ArtifactId("a".to_owned())),

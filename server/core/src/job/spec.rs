@@ -108,6 +108,55 @@ pub struct Placement {
     /// A constraint: labels that the worker must have.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub worker_labels: BTreeMap<String, String>,
+    /// How many slots of its worker an attempt takes.
+    #[serde(skip_serializing_if = "Slots::is_one")]
+    pub slots: Slots,
+}
+
+/// How many slots of a worker one attempt takes; at least 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Slots(pub u32);
+
+impl Slots {
+    /// What an attempt takes unless its job says otherwise.
+    pub const ONE: Self = Self(1);
+
+    /// Whether it is [`Self::ONE`].
+    #[must_use]
+    pub fn is_one(&self) -> bool {
+        *self == Self::ONE
+    }
+}
+
+impl Default for Slots {
+    fn default() -> Self {
+        Self::ONE
+    }
+}
+
+/// What happens to a job that finds as many running with its key as may run at once.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum ConcurrencyAction {
+    /// It waits until one of them is over.
+    #[default]
+    Queue,
+    /// It is refused at submission.
+    Reject,
+    /// The one that was handed out first is cancelled to make room.
+    CancelOldest,
+}
+
+/// A limit on how many jobs with one key run at once, within a tenant.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Concurrency {
+    /// The key.
+    pub key: String,
+    /// The most at once; at least 1.
+    pub limit: u32,
+    /// What happens to one more.
+    #[serde(default)]
+    pub on_limit: ConcurrencyAction,
 }
 
 /// Token budget of a job, delivered to the worker and to policy.
@@ -189,6 +238,12 @@ pub struct JobSpec {
     /// The worker runs only after the server committed `started`.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub confirm_start: bool,
+    /// What jobs of one tenant take turns by; empty = one group.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub fairness_key: String,
+    /// How many such jobs run at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub concurrency: Option<Concurrency>,
     /// Opaque to the server.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub memory_id: String,
@@ -228,6 +283,8 @@ impl JobSpec {
             not_before: None,
             max_redispatch: Self::DEFAULT_MAX_REDISPATCH,
             confirm_start: false,
+            fairness_key: String::new(),
+            concurrency: None,
             memory_id: String::new(),
             parent_job_id: None,
             cap: None,

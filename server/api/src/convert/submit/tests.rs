@@ -108,6 +108,7 @@ prop_compose! {
                 preferred_pool: "pool".to_owned(),
                 preferred_worker_id: worker,
                 worker_labels: Default::default(),
+                slots: 0,
             }),
             memory_id,
             parent_job_id: "run:step@1".to_owned(),

@@ -71,6 +71,7 @@ pub async fn engine_with(dev: bool, limits: Limits) -> Engine {
         limits,
         retention: Retention::default(),
         timing: Timing::default(),
+        routing: coretex_core::routing::Routing::default(),
         dev,
         version: "test".to_owned(),
     })

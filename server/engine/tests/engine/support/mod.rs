@@ -21,6 +21,7 @@ use coretex_core::id::{JobId, TenantId, Topic};
 use coretex_core::job::transition::Outcome;
 use coretex_core::job::{Job, JobError, JobSpec, JobState};
 use coretex_core::payload::Payload;
+use coretex_core::routing::{LeftOpen, Routing};
 use coretex_core::time::{Clock, IdGen, Timestamp};
 use coretex_engine::{
     AllowAll, Caller, Engine, EngineOptions, Error, Hello, Kernel, Limits, Retention, Role,
@@ -312,6 +313,7 @@ async fn start(
         limits: setup.limits.clone(),
         retention: setup.retention.clone(),
         timing: setup.timing.clone(),
+        routing: Routing::default(),
         dev: true,
         version: "test".to_owned(),
     })
@@ -375,6 +377,7 @@ pub(crate) fn id(name: &str) -> JobId {
 pub(crate) fn request(name: &str) -> SubmitJob {
     SubmitJob {
         job_id: None,
+        left_open: LeftOpen::default(),
         spec: JobSpec::new(topic(name)),
         input: Some(Payload::json("{\"n\":1}".into())),
         idempotency_key: String::new(),
