@@ -4,6 +4,7 @@
 
 pub(crate) mod job;
 pub(crate) mod key;
+pub(crate) mod pool;
 pub(crate) mod value;
 pub(crate) mod worker;
 
@@ -115,10 +116,10 @@ pub(crate) enum Noun {
         #[command(subcommand)]
         verb: worker::Verb,
     },
-    /// Look at pools
+    /// Look at pools; pause and resume pools, topics and tenants
     Pool {
         #[command(subcommand)]
-        verb: PoolVerb,
+        verb: pool::Verb,
     },
     /// Make, list and revoke API keys
     Key {
@@ -136,12 +137,6 @@ pub(crate) enum Noun {
         /// The shell
         shell: clap_complete::Shell,
     },
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum PoolVerb {
-    /// List pools: their topics, workers, capacity and queues
-    List,
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ mod grid;
 pub(crate) mod job;
 mod job_history;
 mod key;
+mod pause;
 mod system;
 mod worker;
 

@@ -18,6 +18,15 @@ unary! {
     /// Shows a page of pools, by name. See also [`all_pools`](Self::all_pools).
     WorkerServiceClient::list_pools("/coretex.v1.WorkerService/ListPools", ListPoolsRequest)
         -> ListPoolsResponse;
+    /// Stops handing out the jobs of a pool, a topic or a tenant.
+    WorkerServiceClient::pause_pool("/coretex.v1.WorkerService/PausePool", PausePoolRequest)
+        -> PausePoolResponse;
+    /// Hands them out again.
+    WorkerServiceClient::resume_pool("/coretex.v1.WorkerService/ResumePool", ResumePoolRequest)
+        -> ResumePoolResponse;
+    /// Shows a page of what is paused. See also [`all_pauses`](Self::all_pauses).
+    WorkerServiceClient::list_pauses("/coretex.v1.WorkerService/ListPauses", ListPausesRequest)
+        -> ListPausesResponse;
 }
 
 paged! {
@@ -25,4 +34,6 @@ paged! {
     all_workers = list_workers(ListWorkersRequest) -> workers: Worker;
     /// All pools, by name.
     all_pools = list_pools(ListPoolsRequest) -> pools: Pool;
+    /// All pauses.
+    all_pauses = list_pauses(ListPausesRequest) -> pauses: Pause;
 }

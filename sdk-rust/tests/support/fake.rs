@@ -203,5 +203,8 @@ impl WorkerService for Fake {
         get_worker(GetWorkerRequest) -> GetWorkerResponse;
         drain_worker(DrainWorkerRequest) -> DrainWorkerResponse;
         list_pools(ListPoolsRequest) -> ListPoolsResponse;
+        pause_pool(PausePoolRequest) -> PausePoolResponse;
+        resume_pool(ResumePoolRequest) -> ResumePoolResponse;
+        list_pauses(ListPausesRequest) -> ListPausesResponse;
     }
 }

@@ -208,6 +208,32 @@ fn describe_engine(error: Error) -> Description {
                 .with("limit", limit.to_string())
                 .retry_after(Duration::from_secs(5))
         }
+        Error::SubmitRateExceeded { retry_after } => {
+            plain(Code::ResourceExhausted, Reason::SubmitRateExceeded).retry_after(retry_after)
+        }
+        Error::ConcurrencyLimitReached {
+            key,
+            limit,
+            holders,
+        } => {
+            let holders: Vec<String> = holders.iter().map(ToString::to_string).collect();
+            plain(Code::ResourceExhausted, Reason::ConcurrencyLimitReached)
+                .with("key", key)
+                .with("limit", limit.to_string())
+                .with("holders", holders.join(","))
+                .retry_after(Duration::from_secs(1))
+        }
+        Error::PoolNotAllowed { pool } => {
+            plain(Code::PermissionDenied, Reason::PoolNotAllowed).with("pool", pool.to_string())
+        }
+        Error::TopicNotAllowed { topic, pool } => {
+            plain(Code::PermissionDenied, Reason::TopicNotAllowed)
+                .with("topic", topic.to_string())
+                .with("pool", pool.to_string())
+        }
+        Error::TooManyPauses { limit } => {
+            plain(Code::ResourceExhausted, Reason::TooManyPauses).with("limit", limit.to_string())
+        }
         Error::TooManyStreams { limit } => plain(Code::ResourceExhausted, Reason::TooManyStreams)
             .with("limit", limit.to_string())
             .retry_after(Duration::from_secs(5)),

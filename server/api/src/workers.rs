@@ -10,8 +10,9 @@ use tonic::{Request, Response, Status, Streaming, async_trait};
 
 use crate::call::answer;
 use crate::problem::Result as Outcome;
-use crate::validate::{Fields, check};
+use crate::validate::{Fields, MAX_TEXT, check};
 use crate::{convert, page};
+use convert::pause::Named;
 use session::Outbox;
 
 /// The service over an engine.
@@ -152,6 +153,66 @@ impl WorkerService for Workers {
             let (pools, next) = self.engine.list_pools(&call.caller, page).await?;
             Ok(v1::ListPoolsResponse {
                 pools: pools.iter().map(convert::worker::pool).collect(),
+                next_page_token: page::seal(&next, list),
+            })
+        })
+        .await
+    }
+
+    async fn pause_pool(
+        &self,
+        request: Request<v1::PausePoolRequest>,
+    ) -> Result<Response<v1::PausePoolResponse>, Status> {
+        answer(request, |call, request| async move {
+            let named = Named {
+                pool: request.pool,
+                topic: request.topic,
+                tenant_id: request.tenant_id,
+                all_tenants: request.all_tenants,
+            };
+            let (scope, reason) = check(|fields| {
+                let scope = convert::pause::scope(fields, &named, &call.caller);
+                (scope, fields.text("reason", request.reason, MAX_TEXT))
+            })?;
+            let pause = self.engine.pause_jobs(&call.caller, scope, reason).await?;
+            Ok(v1::PausePoolResponse {
+                pause: Some(convert::pause::write(&pause)),
+            })
+        })
+        .await
+    }
+
+    async fn resume_pool(
+        &self,
+        request: Request<v1::ResumePoolRequest>,
+    ) -> Result<Response<v1::ResumePoolResponse>, Status> {
+        answer(request, |call, request| async move {
+            let named = Named {
+                pool: request.pool,
+                topic: request.topic,
+                tenant_id: request.tenant_id,
+                all_tenants: request.all_tenants,
+            };
+            let scope = check(|fields| convert::pause::scope(fields, &named, &call.caller))?;
+            let pause = self.engine.resume_jobs(&call.caller, scope).await?;
+            Ok(v1::ResumePoolResponse {
+                pause: pause.as_ref().map(convert::pause::write),
+            })
+        })
+        .await
+    }
+
+    async fn list_pauses(
+        &self,
+        request: Request<v1::ListPausesRequest>,
+    ) -> Result<Response<v1::ListPausesResponse>, Status> {
+        answer(request, |call, request| async move {
+            let list = page::list_name(["pauses", call.caller.tenant.as_str()]);
+            let page = check(|fields| page::read(fields, request.page_size, request.page_token))?;
+            let page = page::unseal(page, list)?;
+            let (pauses, next) = self.engine.list_pauses(&call.caller, page).await?;
+            Ok(v1::ListPausesResponse {
+                pauses: pauses.iter().map(convert::pause::write).collect(),
                 next_page_token: page::seal(&next, list),
             })
         })

@@ -156,6 +156,10 @@ pub struct Lease {
     pub dispatch_time: Timestamp,
     /// When it times out.
     pub timeout_at: Timestamp,
+    /// The key under which it counts as running; empty = none. Whose limit that is, its own or its
+    /// topic's, was decided when it was handed out.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub concurrency_key: String,
 }
 
 /// Why a job is SCHEDULED.
@@ -293,6 +297,14 @@ impl Job {
             .iter()
             .map(|lease| &lease.slot)
             .chain(&self.unreleased)
+    }
+
+    /// Since when it waits for its turn: its acceptance, or the start time that it asked for.
+    #[must_use]
+    pub fn waits_since(&self) -> Timestamp {
+        self.spec
+            .not_before
+            .map_or(self.create_time, |start| start.max(self.create_time))
     }
 
     /// Whether it stands in the ready index: PENDING with a verdict.

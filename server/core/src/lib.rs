@@ -8,6 +8,7 @@ pub mod expression;
 pub mod id;
 pub mod job;
 pub mod lease;
+pub mod pause;
 pub mod payload;
 pub mod placement;
 pub mod policy;

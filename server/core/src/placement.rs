@@ -10,6 +10,9 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::id::{PoolName, SessionId, TenantId, Topic, WorkerId};
+use crate::job::{Job, Slots};
+use crate::pause::{Pause, PauseScope, Pauses};
+use crate::routing::{PoolRule, Route, Routing};
 
 /// From this load on (percent, of CPU or GPU), a worker is a last choice: it gets a job only when
 /// no other suitable worker has a free slot.
@@ -62,8 +65,10 @@ pub struct WorkerView<'a> {
     pub gpu_utilization: f32,
     /// It gets nothing new.
     pub draining: bool,
-    /// Whose jobs it may get, by its credential and its pool.
+    /// Whose jobs it may get, by its credential.
     pub tenants_served: Tenants<'a>,
+    /// What holds for the workers of its pool, if anything does.
+    pub rule: Option<&'a PoolRule>,
 }
 
 impl WorkerView<'_> {
@@ -77,6 +82,22 @@ impl WorkerView<'_> {
     #[must_use]
     pub const fn free(&self) -> u32 {
         self.max_parallel.saturating_sub(self.active)
+    }
+
+    /// Whether it may get jobs of `tenant`: by its credential, and by its pool.
+    #[must_use]
+    pub fn serves_tenant(&self, tenant: &TenantId) -> bool {
+        let by_pool = |rule: &PoolRule| rule.tenants.is_empty() || rule.tenants.contains(tenant);
+        self.tenants_served.contains(tenant) && self.rule.is_none_or(by_pool)
+    }
+
+    fn can(&self, capability: &String) -> bool {
+        let by_pool = |rule: &PoolRule| rule.capabilities.contains(capability);
+        self.capabilities.contains(capability) || self.rule.is_some_and(by_pool)
+    }
+
+    fn weight(&self) -> f64 {
+        self.rule.map_or(1.0, |rule| f64::from(rule.weight.max(1)))
     }
 }
 
@@ -95,6 +116,48 @@ pub struct Needs<'a> {
     pub preferred_pool: Option<&'a PoolName>,
     /// A hint that goes before the pool.
     pub preferred_worker_id: Option<&'a WorkerId>,
+    /// How many slots of the worker it takes.
+    pub slots: Slots,
+    /// What jobs of one tenant take turns by; empty = nothing.
+    pub fairness_key: &'a str,
+    /// The key of its own limit on running jobs; empty = none.
+    pub concurrency_key: &'a str,
+    /// Which pools may serve it.
+    pub route: Route<'a>,
+    /// What is paused.
+    pub pauses: &'a Pauses,
+}
+
+impl<'a> Needs<'a> {
+    /// What a job asks for by itself, where every pool may serve it and nothing is paused.
+    #[must_use]
+    pub fn of(job: &'a Job) -> Self {
+        let spec = &*job.spec;
+        let concurrency = spec.concurrency.as_ref();
+        Self {
+            tenant: &job.tenant,
+            topic: &spec.topic,
+            requires: &spec.metadata.requires,
+            worker_labels: &spec.placement.worker_labels,
+            preferred_pool: spec.placement.preferred_pool.as_ref(),
+            preferred_worker_id: spec.placement.preferred_worker_id.as_ref(),
+            slots: spec.placement.slots,
+            fairness_key: &spec.fairness_key,
+            concurrency_key: concurrency.map_or("", |concurrency| &concurrency.key),
+            route: Route::Open,
+            pauses: Pauses::none(),
+        }
+    }
+
+    /// The same under these tables and pauses.
+    #[must_use]
+    pub fn under(self, routing: &'a Routing, pauses: &'a Pauses) -> Self {
+        Self {
+            route: routing.route(self.topic, self.tenant),
+            pauses,
+            ..self
+        }
+    }
 }
 
 /// The first reason why a worker does not get a job.
@@ -121,8 +184,24 @@ pub enum Mismatch<'a> {
         /// The value that the worker has.
         found: Option<&'a str>,
     },
+    /// The table of topics does not give the topic to the worker's pool.
+    PoolNotMapped,
+    /// It has fewer slots than the job takes.
+    TooSmall {
+        /// Slots that the job takes.
+        slots: u32,
+        /// Slots that the worker has.
+        max_parallel: u32,
+    },
     /// It gets nothing new.
     Draining,
+    /// Its pool, the topic or the tenant is paused.
+    Paused {
+        /// By this.
+        scope: &'a PauseScope,
+    },
+    /// It is overloaded, and its pool gives such workers nothing.
+    Overloaded,
     /// All its slots are in use.
     Full {
         /// Slots in use or reserved.
@@ -141,7 +220,11 @@ impl Mismatch<'_> {
             Self::TopicNotServed { .. } => "topic_not_served",
             Self::CapabilityMissing { .. } => "capability_missing",
             Self::LabelMismatch { .. } => "label_mismatch",
+            Self::PoolNotMapped => "pool_not_mapped",
+            Self::TooSmall { .. } => "too_small",
             Self::Draining => "draining",
+            Self::Paused { .. } => "paused",
+            Self::Overloaded => "overloaded",
             Self::Full { .. } => "full",
         }
     }
@@ -151,12 +234,15 @@ impl Mismatch<'_> {
     #[must_use]
     pub const fn is_busy(&self) -> bool {
         match self {
-            Self::Full { .. } => true,
+            Self::Full { .. } | Self::Overloaded => true,
             Self::TenantNotServed
             | Self::TopicNotServed { .. }
             | Self::CapabilityMissing { .. }
             | Self::LabelMismatch { .. }
-            | Self::Draining => false,
+            | Self::PoolNotMapped
+            | Self::TooSmall { .. }
+            | Self::Draining
+            | Self::Paused { .. } => false,
         }
     }
 }
@@ -183,7 +269,16 @@ impl fmt::Display for Mismatch<'_> {
             } => {
                 write!(f, "has no label `{label}` (`{wanted}` is asked for)")
             }
+            Self::PoolNotMapped => f.write_str("is of a pool that does not serve this topic"),
+            Self::TooSmall {
+                slots,
+                max_parallel,
+            } => {
+                write!(f, "has {max_parallel} slot(s), and the job takes {slots}")
+            }
             Self::Draining => f.write_str("is draining"),
+            Self::Paused { scope } => write!(f, "is held up by a pause of {scope}"),
+            Self::Overloaded => f.write_str("is overloaded"),
             Self::Full {
                 active,
                 max_parallel,
@@ -202,7 +297,7 @@ impl fmt::Display for Mismatch<'_> {
 /// # Errors
 /// The first reason why not.
 pub fn suits<'a>(needs: &Needs<'a>, worker: &WorkerView<'a>) -> Result<(), Mismatch<'a>> {
-    if !worker.tenants_served.contains(needs.tenant) {
+    if !worker.serves_tenant(needs.tenant) {
         return Err(Mismatch::TenantNotServed);
     }
     if !worker.serves(needs.topic) {
@@ -210,11 +305,10 @@ pub fn suits<'a>(needs: &Needs<'a>, worker: &WorkerView<'a>) -> Result<(), Misma
             topic: needs.topic.as_str(),
         });
     }
-    if let Some(missing) = needs
-        .requires
-        .iter()
-        .find(|name| !worker.capabilities.contains(name))
-    {
+    if !needs.route.allows(worker.pool) {
+        return Err(Mismatch::PoolNotMapped);
+    }
+    if let Some(missing) = needs.requires.iter().find(|name| !worker.can(name)) {
         return Err(Mismatch::CapabilityMissing {
             capability: missing,
         });
@@ -229,6 +323,12 @@ pub fn suits<'a>(needs: &Needs<'a>, worker: &WorkerView<'a>) -> Result<(), Misma
             });
         }
     }
+    if needs.slots.0 > worker.max_parallel && worker.max_parallel > 0 {
+        return Err(Mismatch::TooSmall {
+            slots: needs.slots.0,
+            max_parallel: worker.max_parallel,
+        });
+    }
     Ok(())
 }
 
@@ -241,7 +341,13 @@ pub fn check<'a>(needs: &Needs<'a>, worker: &WorkerView<'a>) -> Result<(), Misma
     if worker.draining {
         return Err(Mismatch::Draining);
     }
-    if worker.free() == 0 {
+    if let Some(Pause { scope, .. }) = needs.pauses.at(needs.tenant, needs.topic, worker.pool) {
+        return Err(Mismatch::Paused { scope });
+    }
+    if is_last_choice(worker) && worker.rule.is_some_and(|rule| rule.skip_overloaded) {
+        return Err(Mismatch::Overloaded);
+    }
+    if worker.free() < needs.slots.0.max(1) {
         return Err(Mismatch::Full {
             active: worker.active,
             max_parallel: worker.max_parallel,
@@ -260,7 +366,8 @@ fn percent(load: f32) -> f64 {
     }
 }
 
-/// How loaded a worker is, from 0 (idle) to 3: `active/max + cpu/100 + gpu/100`.
+/// How loaded a worker is, from 0 (idle) to 3: `active/max + cpu/100 + gpu/100`, divided by the
+/// weight of its pool.
 #[must_use]
 pub fn score(worker: &WorkerView<'_>) -> f64 {
     let slots = if worker.max_parallel == 0 {
@@ -268,7 +375,8 @@ pub fn score(worker: &WorkerView<'_>) -> f64 {
     } else {
         (f64::from(worker.active) / f64::from(worker.max_parallel)).min(1.0)
     };
-    slots + percent(worker.cpu_load) / 100.0 + percent(worker.gpu_utilization) / 100.0
+    let load = percent(worker.cpu_load) / 100.0 + percent(worker.gpu_utilization) / 100.0;
+    (slots + load) / worker.weight()
 }
 
 /// Whether the worker is so loaded that it is a last choice.
@@ -362,8 +470,9 @@ pub fn explain<'a>(
         .collect()
 }
 
-/// A stable hash of what placement needs apart from tenant and topic. Jobs of one tenant, topic and
-/// shape suit the same workers, so that a claimer decides once for all of them.
+/// A stable hash of what placement needs apart from tenant and topic, and of the keys by which a job
+/// takes turns and is limited. Jobs of one tenant, topic and shape suit the same workers and meet
+/// the same limit, so that a claimer decides once for all of them.
 ///
 /// It stands in stored index members: how it is computed never changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -397,6 +506,20 @@ pub fn shape(needs: &Needs<'_>) -> Shape {
         &mut hash,
         needs.preferred_worker_id.map_or("", WorkerId::as_str),
     );
+    // What came later counts only where it is used, so that the shapes of other jobs stay.
+    if !needs.slots.is_one() {
+        text(&mut hash, "slots");
+        number(&mut hash, needs.slots.0 as usize);
+    }
+    for (name, key) in [
+        ("fairness", needs.fairness_key),
+        ("concurrency", needs.concurrency_key),
+    ] {
+        if !key.is_empty() {
+            text(&mut hash, name);
+            text(&mut hash, key);
+        }
+    }
     let digest = hash.finalize();
     let mut first = [0; 8];
     first.copy_from_slice(&digest[..8]);

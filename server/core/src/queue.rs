@@ -1,9 +1,13 @@
 //! The order in which waiting jobs are served, and when a newcomer need not queue.
 //!
 //! A *queue* is the part of the ready index that belongs to one topic. Its members are [`ReadyKey`]s.
-//! [`QueueGuard`] is one replica's knowledge that a queue is empty; [`merge_heads`] and
-//! [`claim_order`] say what a claimer tries next. Reading the index and committing claims is the
-//! engine's part.
+//! [`QueueGuard`] is one replica's knowledge that nothing in a queue could be run by its workers.
+//! Who goes first is in [`rank`] (classes, and how waiting jobs rise) and [`turns`] (between
+//! tenants); [`merge_heads`] and [`claim_order`] are the simpler order of the model. Reading the
+//! index and committing claims is the engine's part.
+
+pub mod rank;
+pub mod turns;
 
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
@@ -199,6 +203,22 @@ pub fn tenant_prefix(tenant: &TenantId) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(tenant.as_bytes().len() + 1 + ReadyKey::FIXED);
     bytes.extend_from_slice(tenant.as_bytes());
     bytes.push(0);
+    bytes
+}
+
+/// What every member of a tenant, shape and class starts with.
+#[must_use]
+pub fn class_prefix(tenant: &TenantId, shape: Shape, priority: Priority) -> Vec<u8> {
+    let mut bytes = shape_prefix(tenant, shape);
+    bytes.push(priority.class());
+    bytes
+}
+
+/// Where the skip scan goes on after a tenant, shape and class.
+#[must_use]
+pub fn after_class(tenant: &TenantId, shape: Shape, priority: Priority) -> Vec<u8> {
+    let mut bytes = shape_prefix(tenant, shape);
+    bytes.push(priority.class() + 1);
     bytes
 }
 

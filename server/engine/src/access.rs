@@ -139,7 +139,10 @@ pub fn grants(role: Role, permission: &str) -> bool {
     match role {
         Role::Admin => true,
         Role::Operator => {
-            read || matches!(permission, "jobs.submit" | "jobs.cancel" | "workers.drain")
+            read || matches!(
+                permission,
+                "jobs.submit" | "jobs.cancel" | "workers.drain" | "pools.pause"
+            )
         }
         Role::Approver | Role::Viewer => read,
         Role::Submitter => {

@@ -64,8 +64,8 @@ pub(crate) struct Extras {
     pub(crate) idempotency: Option<(Key, IdempotencyRecord)>,
     /// The input, when it stands apart.
     pub(crate) input_apart: Option<Bytes>,
-    /// Refuse when the tenant has this many waiting jobs.
-    pub(crate) max_waiting: Option<u64>,
+    /// Limits that must have room.
+    pub(crate) limits: Vec<Precondition>,
 }
 
 /// A change that was applied.
@@ -222,14 +222,7 @@ impl Engine {
             batch.create(key.clone(), value);
         }
         // After the records: what exists already is answered as such, also at the limit.
-        if let Some(limit) = extras.max_waiting {
-            let index = keyspace::open_waiting(&after.tenant);
-            batch.preconditions.push(Precondition::SizeBelow {
-                index,
-                limit,
-                name_holders: 0,
-            });
-        }
+        batch.preconditions.extend(extras.limits);
         if let Some(snapshot) = &extras.snapshot {
             batch.preconditions.push(Precondition::Pointer {
                 key: keyspace::policy(),
@@ -256,7 +249,7 @@ impl Engine {
         let entry = log_entry(before.map(|loaded| &*loaded.job), &after);
         batch.append(codec::encode(LOG_FORMAT, &entry).map_err(internal)?);
 
-        self.before_write(before.map(|loaded| &*loaded.job), &after);
+        let counts = self.before_write(before.map(|loaded| &*loaded.job), &after);
         let asked = Instant::now();
         let outcome = self.store().commit(batch).await;
         let written = match outcome {
@@ -268,12 +261,13 @@ impl Engine {
                 })
             }
             Err(error) => {
-                self.write_failed(before.map(|loaded| &*loaded.job), &after, &error);
+                let before = before.map(|loaded| &*loaded.job);
+                self.write_failed(before, &after, counts, &error);
                 return Err(error);
             }
         };
         if let Ok(loaded) = &written {
-            self.after_write(before.map(|loaded| &*loaded.job), loaded);
+            self.after_write(before.map(|loaded| &*loaded.job), loaded, counts);
         }
         written
     }

@@ -62,6 +62,8 @@ pub(crate) struct Reservation {
     pub(crate) session: SessionId,
     pub(crate) worker_id: WorkerId,
     pub(crate) pool: PoolName,
+    /// How many slots are taken.
+    slots: u32,
     weight: Option<Arc<Weight>>,
 }
 
@@ -71,6 +73,7 @@ impl Reservation {
         session: SessionId,
         worker: WorkerId,
         pool: PoolName,
+        slots: u32,
     ) -> Self {
         let lease_id = LeaseId::new(engine.ids().random());
         engine.dispatcher().lock().dispatching.insert(lease_id);
@@ -80,6 +83,7 @@ impl Reservation {
             session,
             worker_id: worker,
             pool,
+            slots,
             weight: None,
         }
     }
@@ -106,8 +110,11 @@ impl Reservation {
     }
 
     /// The trigger that hands a job to the reserved worker.
-    pub(crate) fn trigger(&self) -> Trigger {
+    pub(crate) fn trigger(&self, job: &Job) -> Trigger {
+        let routing = self.engine.routing();
+        let running = routing.concurrency(&job.spec, &job.tenant);
         Trigger::Dispatch {
+            concurrency_key: running.map_or_else(String::new, |running| running.key.to_owned()),
             lease_id: self.lease_id,
             replica: self.engine.replica(),
             session: self.session.clone(),
@@ -122,7 +129,7 @@ impl Drop for Reservation {
         {
             let mut state = self.engine.dispatcher().lock();
             state.dispatching.remove(&self.lease_id);
-            state.release(&self.session);
+            state.release(&self.session, self.slots);
         }
         self.engine.dispatcher().settled.notify_waiters();
         self.engine.dispatcher().wake();
@@ -153,9 +160,9 @@ impl Engine {
             return None;
         }
         let now = self.tick();
-        let needs = keyspace::needs(job);
-        let (session, worker, pool) = self.dispatcher().lock().reserve_fast(&needs, now)?;
-        let mut reservation = Reservation::new(self, session, worker, pool);
+        let (session, worker, pool) = self.dispatcher().lock().reserve_fast(job, now)?;
+        let slots = job.spec.placement.slots.0;
+        let mut reservation = Reservation::new(self, session, worker, pool, slots);
         reservation.weigh(job).then_some(reservation)
     }
 
@@ -265,10 +272,12 @@ impl Engine {
         }
     }
 
-    /// Counts a job that is about to become ready, so that no newcomer overtakes it.
-    pub(crate) fn before_write(&self, before: Option<&Job>, after: &Job) {
-        if after.is_ready() && !before.is_some_and(Job::is_ready) {
-            self.dispatcher().lock().begin_add(&after.spec.topic);
+    /// Counts a job that is about to become ready, so that no newcomer overtakes it; whether it
+    /// counts.
+    pub(crate) fn before_write(&self, before: Option<&Job>, after: &Job) -> bool {
+        after.is_ready() && !before.is_some_and(Job::is_ready) && {
+            let key = keyspace::ready_key(after);
+            self.dispatcher().lock().begin_add(&key, &after.spec.topic)
         }
     }
 
@@ -277,10 +286,12 @@ impl Engine {
         &self,
         before: Option<&Job>,
         after: &Job,
+        counts: bool,
         error: &coretex_store::CommitError,
     ) {
         if after.is_ready() && !before.is_some_and(Job::is_ready) {
-            self.dispatcher().lock().end_add(&after.spec.topic, None);
+            let mut state = self.dispatcher().lock();
+            state.end_add(&after.spec.topic, None, counts);
         }
         if error.outcome_unknown() {
             tracing::warn!(job_id = %after.id, %error, "commit outcome unknown");
@@ -288,12 +299,10 @@ impl Engine {
     }
 
     /// The other half of [`Self::before_write`]: the job waits now.
-    pub(crate) fn became_ready(&self, job: &Job) {
+    pub(crate) fn became_ready(&self, job: &Job, counts: bool) {
         let topic = &job.spec.topic;
-        let has_workers = self
-            .dispatcher()
-            .lock()
-            .end_add(topic, Some((keyspace::ready_key(job), job)));
+        let added = Some((keyspace::ready_key(job), job));
+        let has_workers = self.dispatcher().lock().end_add(topic, added, counts);
         if has_workers {
             self.dispatcher().wake();
         }

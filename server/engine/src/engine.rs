@@ -105,6 +105,8 @@ pub struct Timing {
     pub cancel_grace: Duration,
     /// A job that ends sooner after its start is never written as RUNNING.
     pub lazy_start: Duration,
+    /// A waiting job rises one class of priority for each of these; zero = it stays in its own.
+    pub rise_after: Duration,
 }
 
 impl Default for Timing {
@@ -115,6 +117,7 @@ impl Default for Timing {
             session_silence: coretex_core::lease::SESSION_SILENCE,
             cancel_grace: Duration::from_secs(30),
             lazy_start: Duration::from_millis(250),
+            rise_after: coretex_core::queue::rank::DEFAULT_RISE_AFTER,
         }
     }
 }
@@ -202,7 +205,10 @@ impl Engine {
                 options,
             }),
         };
+        engine.place_by(engine.routing());
+        engine.dispatcher().lock().rise_after = engine.timing().rise_after;
         engine.ensure_policy_pointer().await?;
+        engine.read_pauses().await?;
         engine.adopt_old_keys().await?;
         engine.announce_replica().await?;
         engine.spawn("claims", Self::run_claims);
@@ -219,6 +225,7 @@ impl Engine {
         engine.spawn("losses", Self::run_losses);
         engine.spawn("lazy writes", Self::run_lazy_writes);
         engine.spawn("replicas", Self::run_replicas);
+        engine.spawn("recount", Self::run_recount);
         engine.spawn("sweeper", Self::run_sweeper);
         engine.spawn("credentials", Self::run_credentials);
         Ok(engine)
@@ -406,11 +413,17 @@ impl Engine {
     }
 
     /// Everything that has to know of a written job.
-    pub(crate) fn after_write(&self, before: Option<&coretex_core::job::Job>, after: &Loaded) {
+    pub(crate) fn after_write(
+        &self,
+        before: Option<&coretex_core::job::Job>,
+        after: &Loaded,
+        counts: bool,
+    ) {
         let job = &*after.job;
         self.update_slots(before, after);
+        self.place_left(before, job);
         if job.is_ready() && !before.is_some_and(coretex_core::job::Job::is_ready) {
-            self.became_ready(job);
+            self.became_ready(job, counts);
         }
         self.timers().arm(job, self.now());
         if job.state.is_terminal() && !before.is_some_and(|before| before.state.is_terminal()) {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use coretex_core::id::JobId;
+use coretex_core::id::{JobId, PoolName, Topic};
 use coretex_core::job::transition::Refusal;
 use coretex_store::{CommitError, StoreError};
 
@@ -110,6 +110,42 @@ pub enum Error {
     TooManyWaitingJobs {
         /// The limit.
         limit: u64,
+    },
+    /// The tenant submits faster than it may.
+    #[error("submitted too fast")]
+    SubmitRateExceeded {
+        /// When it may again.
+        retry_after: Duration,
+    },
+    /// As many jobs run with a concurrency key as may, and the job is one to be refused then.
+    #[error("the concurrency key is full")]
+    ConcurrencyLimitReached {
+        /// The key.
+        key: String,
+        /// The limit.
+        limit: u32,
+        /// Jobs that run with it.
+        holders: Vec<JobId>,
+    },
+    /// There is no such pool in the table of pools.
+    #[error("the table of pools does not have pool `{pool}`")]
+    PoolNotAllowed {
+        /// The pool.
+        pool: PoolName,
+    },
+    /// The table of topics does not give the topic to the worker's pool.
+    #[error("the table of topics does not give `{topic}` to pool `{pool}`")]
+    TopicNotAllowed {
+        /// The topic.
+        topic: Topic,
+        /// The pool.
+        pool: PoolName,
+    },
+    /// There are as many pauses as there may be.
+    #[error("too many pauses")]
+    TooManyPauses {
+        /// How many there may be.
+        limit: usize,
     },
     /// More streams or sessions than the server takes.
     #[error("too many open streams")]

@@ -106,6 +106,7 @@ fn job() -> Job {
         idempotency_key: "key-1".to_owned(),
         rerun_of: Some(JobId::from_trusted("job-0")),
         input: Some(Payload::json("{\"n\":1}".into())),
+        unmapped: None,
     };
     let mut job = accept(new, Verdict::Decided(Box::new(decision())), NOW);
     let error = JobError {
@@ -121,6 +122,7 @@ fn job() -> Job {
         session: SessionId::from_trusted("s-1"),
         worker_id: WorkerId::from_trusted("w-1"),
         pool: PoolName::from_trusted("default"),
+        concurrency_key: String::new(),
     };
     let finished = |lease_id, outcome| Trigger::Finished {
         lease_id,

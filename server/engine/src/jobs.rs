@@ -11,8 +11,9 @@ use std::time::Duration;
 
 use coretex_core::id::{JobId, TenantId};
 use coretex_core::job::transition::{NewJob, Trigger, Verdict, accept, apply};
-use coretex_core::job::{Job, JobSpec};
+use coretex_core::job::{ConcurrencyAction, Job, JobSpec};
 use coretex_core::payload::Payload;
+use coretex_core::routing::Route;
 use coretex_store::{CommitError, Pressure, codec};
 use sha2::{Digest, Sha256};
 use tokio::time::Instant;
@@ -22,6 +23,7 @@ use crate::commits::{Extras, IdempotencyRecord, Loaded};
 use crate::engine::{Engine, MAX_CANCEL_GRACE};
 use crate::kernel::Facts;
 use crate::keyspace::HeldEntry;
+use crate::limits::{self, Met};
 use crate::types::{JobAnswer, JobEdits, SubmitJob, Submitted};
 use crate::{Error, Result, kernel, keyspace, telemetry};
 
@@ -62,10 +64,14 @@ impl Engine {
             .job_id
             .unwrap_or_else(|| JobId::from_trusted(&self.ids().sortable(now)));
         let trace_id = self.trace_id(request.trace_id);
+        let mut spec = request.spec;
+        // After the fingerprint: the same request is the same under other tables.
+        self.routing()
+            .fill_in(&mut spec, &caller.tenant, request.left_open);
         let intent = Intent {
             id,
             named,
-            spec: Arc::new(request.spec),
+            spec: Arc::new(spec),
             input: request.input,
             key: request.idempotency_key,
             fingerprint,
@@ -137,9 +143,11 @@ impl Engine {
 
     /// Judge, place, one commit; then hand out, if a slot was free.
     async fn accept(&self, caller: &Caller, intent: Intent) -> Result<Submitted> {
+        let mut queue = false;
         for attempt in 0..16 {
-            match self.try_accept(caller, &intent).await {
+            match self.try_accept(caller, &intent, queue).await {
                 Ok(loaded) => {
+                    self.replace_oldest(&loaded.job);
                     let answer = self.answer(loaded, true).await?;
                     return Ok(Submitted {
                         answer,
@@ -154,10 +162,12 @@ impl Engine {
                 }
                 // Judge again under the new snapshot.
                 Err(CommitError::PointerMoved { .. }) => self.pause(attempt).await,
-                Err(CommitError::LimitReached(_)) => {
-                    return Err(Error::TooManyWaitingJobs {
-                        limit: self.limits().max_waiting_jobs,
-                    });
+                Err(CommitError::LimitReached(limit)) => {
+                    let met = limits::met(&caller.tenant, &limit);
+                    self.limit_met(&intent.spec, &caller.tenant, &met);
+                    self.refuse_at_limit(caller, &intent.spec, met)?;
+                    // It waits for room.
+                    queue = true;
                 }
                 Err(error) => return Err(error.into()),
             }
@@ -165,12 +175,59 @@ impl Engine {
         Err(Error::Contention)
     }
 
+    /// What it means for a new job that a limit was met: it is refused, or waits.
+    fn refuse_at_limit(&self, caller: &Caller, spec: &JobSpec, met: Met) -> Result<()> {
+        let routing = self.routing();
+        let running = routing.concurrency(spec, &caller.tenant);
+        match (met, running) {
+            (Met::Waiting, _) => Err(Error::TooManyWaitingJobs {
+                limit: self.limits().max_waiting_jobs,
+            }),
+            (Met::SubmitRate(at), _) => Err(Error::SubmitRateExceeded {
+                retry_after: at.since(self.now()),
+            }),
+            (Met::Key(holders), Some(running)) if running.on_limit == ConcurrencyAction::Reject => {
+                Err(Error::ConcurrencyLimitReached {
+                    key: running.key.to_owned(),
+                    limit: running.limit,
+                    holders: if caller.own_jobs_only() {
+                        Vec::new()
+                    } else {
+                        holders
+                    },
+                })
+            }
+            (Met::Tenant | Met::Key(_), _) => Ok(()),
+        }
+    }
+
+    /// Makes room for a new job that waits and asks for it. Should that fail, whoever has its queue
+    /// tries again.
+    fn replace_oldest(&self, job: &Arc<Job>) {
+        if !job.is_ready() {
+            return;
+        }
+        let (engine, job) = (self.clone(), Arc::clone(job));
+        let routing = self.routing();
+        let running = routing.concurrency(&job.spec, &job.tenant);
+        if running.is_some_and(|running| running.on_limit == ConcurrencyAction::CancelOldest) {
+            self.spawn_work(async move {
+                if let Err(error) = engine.make_room(&job).await {
+                    tracing::warn!(%error, job_id = %job.id, "no room made yet for a new job");
+                }
+            });
+        }
+    }
+
+    /// One try; with `queue` the job waits even where a worker has a free slot.
     async fn try_accept(
         &self,
         caller: &Caller,
         intent: &Intent,
+        queue: bool,
     ) -> std::result::Result<Loaded, CommitError> {
         let now = self.now();
+        let routing = self.routing();
         let snapshot = self.kernel().snapshot();
         let facts = Facts {
             tenant: &caller.tenant,
@@ -198,11 +255,15 @@ impl Engine {
             idempotency_key: intent.key.clone(),
             rerun_of: intent.rerun_of.clone(),
             input,
+            unmapped: match routing.route(&intent.spec.topic, &caller.tenant) {
+                Route::Unmapped(why) => Some(why.to_string()),
+                Route::Open | Route::Mapped(..) => None,
+            },
         };
         let mut job = accept(new, verdict, now);
-        let reservation = self.reserve_for_new(&job);
+        let reservation = (!queue).then(|| self.reserve_for_new(&job)).flatten();
         if let Some(reservation) = &reservation {
-            match apply(&job, reservation.trigger(), now) {
+            match apply(&job, reservation.trigger(&job), now) {
                 Ok(dispatched) => job = dispatched.job,
                 Err(refusal) => tracing::error!(%refusal, "fast path refused"),
             }
@@ -217,11 +278,20 @@ impl Engine {
             (keyspace::idempotency(&caller.tenant, &intent.key), record)
         });
         let waits = !job.state.is_terminal() && !job.state.is_held();
+        let mut limits = limits::to_submit(&routing, &intent.spec, &caller.tenant);
+        if fast {
+            limits.extend(limits::to_run(&routing, &intent.spec, &caller.tenant));
+        } else if waits {
+            limits.push(limits::waiting_below(
+                &caller.tenant,
+                self.limits().max_waiting_jobs,
+            ));
+        }
         let extras = Extras {
             snapshot: judged.then_some(snapshot),
             idempotency,
             input_apart,
-            max_waiting: waits.then_some(self.limits().max_waiting_jobs),
+            limits,
         };
         let (engine, sent) = (self.clone(), self.tick());
         let entry = HeldEntry::of_lease(&job);

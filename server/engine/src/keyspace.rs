@@ -7,6 +7,7 @@ use coretex_core::id::{JobId, ReplicaId, SessionId, TenantId, Topic, WorkerId};
 use coretex_core::job::Job;
 use coretex_core::job::clock::next_due;
 use coretex_core::lease::HeldKey;
+use coretex_core::pause::PauseScope;
 use coretex_core::placement::{Needs, Shape, shape};
 use coretex_core::queue::ReadyKey;
 use coretex_core::time::Timestamp;
@@ -142,6 +143,38 @@ pub(crate) fn open_held(tenant: &TenantId) -> Index {
     joined(b"run/", &[tenant.as_bytes()])
 }
 
+/// The jobs of a tenant that count as running under a key, in the order in which they were handed
+/// out. Its size is what a limit on the key limits.
+pub(crate) fn concurrency(tenant: &TenantId, key: &str) -> Index {
+    joined(b"conc/", &[tenant.as_bytes(), key.as_bytes()])
+}
+
+/// The bucket of a tenant's submits.
+pub(crate) fn submit_rate(tenant: &TenantId) -> Key {
+    joined(b"rate/submit/", &[tenant.as_bytes()])
+}
+
+/// The record of a pause (shard `sys`).
+pub(crate) fn pause(scope: &PauseScope) -> Key {
+    joined(b"pause/", &[&paused(scope)])
+}
+
+/// All pauses: `tenant pool topic` (shard `sys`).
+pub(crate) const PAUSED: Index = Index::from_static(b"paused");
+
+/// A member of [`PAUSED`]; a part that is not given is empty.
+pub(crate) fn paused(scope: &PauseScope) -> Member {
+    let tenant = scope.tenant.as_ref().map_or(&b""[..], TenantId::as_bytes);
+    let pool = scope.pool.as_ref().map_or(&b""[..], |pool| pool.as_bytes());
+    let topic = scope.topic.as_ref().map_or("", |topic| topic.as_str());
+    joined(b"", &[tenant, pool, topic.as_bytes()])
+}
+
+/// The record of a member of [`PAUSED`].
+pub(crate) fn pause_of(member: &[u8]) -> Key {
+    joined(b"pause/", &[member])
+}
+
 /// The jobs of a tenant and topic, by creation.
 pub(crate) fn topic(tenant: &TenantId, topic: &Topic) -> Index {
     joined(b"topic/", &[tenant.as_bytes(), topic.as_str().as_bytes()])
@@ -221,21 +254,9 @@ pub(crate) fn parse_ready(member: &[u8]) -> Option<(Topic, ReadyKey)> {
     Some((topic, ReadyKey::decode(&member[zero + 1..]).ok()?))
 }
 
-/// What placement needs to know of a job.
-pub(crate) fn needs(job: &Job) -> Needs<'_> {
-    Needs {
-        tenant: &job.tenant,
-        topic: &job.spec.topic,
-        requires: &job.spec.metadata.requires,
-        worker_labels: &job.spec.placement.worker_labels,
-        preferred_pool: job.spec.placement.preferred_pool.as_ref(),
-        preferred_worker_id: job.spec.placement.preferred_worker_id.as_ref(),
-    }
-}
-
-/// The shape of a job; plain jobs, which need nothing special, are all alike and cost no hash.
+/// The shape of a job.
 pub(crate) fn shape_of(job: &Job) -> Shape {
-    shape(&needs(job))
+    shape(&Needs::of(job))
 }
 
 /// The place of a job in its queue.
@@ -244,7 +265,7 @@ pub(crate) fn ready_key(job: &Job) -> ReadyKey {
         tenant: job.tenant.clone(),
         shape: shape_of(job),
         priority: job.spec.priority,
-        accepted: job.create_time,
+        accepted: job.waits_since(),
         job_id: job.id.clone(),
     }
 }
@@ -294,6 +315,19 @@ impl From<HeldKey> for HeldEntry {
     }
 }
 
+/// The entries of a job that limits on running jobs count.
+pub(crate) fn counted(job: &Job) -> impl Iterator<Item = (Index, Member)> {
+    let running = job.state.is_held();
+    let of_tenant = running.then(|| (open_held(&job.tenant), by_time(job.create_time, &job.id)));
+    let lease = job.lease.as_ref();
+    let of_key = lease.filter(|lease| !lease.concurrency_key.is_empty());
+    let of_key = of_key.map(|lease| {
+        let index = concurrency(&job.tenant, &lease.concurrency_key);
+        (index, by_time(lease.dispatch_time, &job.id))
+    });
+    of_tenant.into_iter().chain(of_key)
+}
+
 /// Every index entry that a job has.
 pub(crate) fn entries(job: &Job) -> Vec<(Index, Member)> {
     let mut entries = Vec::with_capacity(8);
@@ -307,12 +341,9 @@ pub(crate) fn entries(job: &Job) -> Vec<(Index, Member)> {
             entries.push((ENDED, timed(end, &job.tenant, &job.id)));
         }
     } else {
-        let open = if job.state.is_held() {
-            open_held(&job.tenant)
-        } else {
-            open_waiting(&job.tenant)
-        };
-        entries.push((open, created));
+        if !job.state.is_held() {
+            entries.push((open_waiting(&job.tenant), created));
+        }
         if let Some(due) = next_due(job) {
             entries.push((DUE, timed(due, &job.tenant, &job.id)));
         }
@@ -320,6 +351,7 @@ pub(crate) fn entries(job: &Job) -> Vec<(Index, Member)> {
             entries.push((READY, ready(&job.spec.topic, &ready_key(job))));
         }
     }
+    entries.extend(counted(job));
     for key in HeldKey::of(job) {
         entries.push((HELD, Member::from(key.encode())));
     }

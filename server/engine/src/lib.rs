@@ -14,6 +14,8 @@ mod fixtures;
 mod jobs;
 mod kernel;
 mod keyspace;
+mod limits;
+mod pauses;
 mod replicas;
 mod routing;
 mod sessions;

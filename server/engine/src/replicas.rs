@@ -214,6 +214,9 @@ impl Engine {
             if sweeps {
                 swept = now;
             }
+            if let Err(error) = self.read_pauses().await {
+                tracing::warn!(%error, "pauses not read; trying again in a second");
+            }
             if let Err(error) = self.share_workers().await {
                 tracing::warn!(%error, "workers not told to the other replicas");
             }

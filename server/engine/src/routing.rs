@@ -30,11 +30,13 @@ impl Engine {
         Arc::clone(&self.tables().current.read())
     }
 
-    /// Puts other tables in force. Waiting jobs go by them at once; what runs goes on.
+    /// Puts other tables in force. Waiting jobs go by them at once: a queue is a topic, and where
+    /// its jobs may go is looked up when they are placed. What runs goes on.
     pub fn set_routing(&self, routing: Routing) {
-        *self.tables().current.write() = Arc::new(routing);
+        let routing = Arc::new(routing);
+        *self.tables().current.write() = Arc::clone(&routing);
         *self.tables().problem.write() = None;
-        self.routing_changed();
+        self.place_by(routing);
     }
 
     /// Why the tables could not be replaced by what their source holds now; `None` = they are what
@@ -50,8 +52,13 @@ impl Engine {
         *self.tables().problem.write() = Some(problem);
     }
 
-    fn routing_changed(&self) {
-        self.dispatcher().lock().forget_what_was_read();
+    /// Makes the dispatcher go by these tables.
+    pub(crate) fn place_by(&self, routing: Arc<Routing>) {
+        let mut state = self.dispatcher().lock();
+        state.routing = routing;
+        state.gates.open_all();
+        state.fleet_changed();
+        drop(state);
         self.dispatcher().wake();
     }
 }

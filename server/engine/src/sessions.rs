@@ -6,7 +6,6 @@ pub(crate) mod messages;
 pub(crate) mod outbound;
 pub(crate) mod workers;
 
-use std::collections::HashSet;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -18,7 +17,7 @@ use tokio::sync::mpsc;
 
 use crate::access::Caller;
 use crate::commits::Loaded;
-use crate::dispatch::state::session::SessionState;
+use crate::dispatch::state::session::{Leases, SessionState};
 use crate::engine::Engine;
 use crate::keyspace::HeldEntry;
 use crate::types::{AttemptRef, FromWorker, Hello, SessionEnd, ToWorker, Welcome};
@@ -131,6 +130,7 @@ impl Engine {
         let mut topics = hello.topics.clone();
         topics.sort();
         topics.dedup();
+        self.check_mapped(&hello)?;
         {
             let mut state = self.dispatcher().lock();
             let limit = self.limits().max_sessions;
@@ -163,7 +163,7 @@ impl Engine {
                 sender,
                 outbound: Arc::default(),
                 end: Arc::clone(&end),
-                leases: HashSet::new(),
+                leases: Leases::default(),
                 reserved: 0,
             };
             state.insert_session(session_id.clone(), session);
@@ -203,6 +203,7 @@ impl Engine {
         if let Some(found) = self.dispatcher().lock().sessions.get_mut(&session_id) {
             found.open = true;
         }
+        self.dispatcher().lock().fleet_changed();
         for stop in stops {
             self.tell(&session_id, stop);
         }
@@ -232,6 +233,29 @@ impl Engine {
                 "hello.running",
                 format!("must hold at most {limit}"),
             ));
+        }
+        Ok(())
+    }
+
+    /// The tables say which pools there are, and which topics each may serve.
+    fn check_mapped(&self, hello: &Hello) -> Result<()> {
+        let routing = self.routing();
+        if !routing.knows_pool(&hello.pool) {
+            return Err(Error::PoolNotAllowed {
+                pool: hello.pool.clone(),
+            });
+        }
+        if !routing.closes_topics() {
+            return Ok(());
+        }
+        for topic in &hello.topics {
+            let rule = routing.topic(topic).map(|(_, rule)| rule);
+            if !rule.is_some_and(|rule| rule.pools.is_empty() || rule.pools.contains(&hello.pool)) {
+                return Err(Error::TopicNotAllowed {
+                    topic: topic.clone(),
+                    pool: hello.pool.clone(),
+                });
+            }
         }
         Ok(())
     }

@@ -42,6 +42,11 @@ pub(crate) fn claim_lost() {
     counter!("coretex_claims_lost_total").increment(1);
 }
 
+/// A claim met a limit on running jobs.
+pub(crate) fn claim_limited() {
+    counter!("coretex_claims_limited_total").increment(1);
+}
+
 /// Ended jobs were deleted.
 pub(crate) fn swept(count: usize) {
     counter!("coretex_jobs_swept_total").increment(count as u64);

@@ -111,6 +111,7 @@ fn idle_view<'a>(spec: &'a WorkerSpec, session: &'a SessionId) -> WorkerView<'a>
         gpu_utilization: 0.0,
         draining: false,
         tenants_served: Tenants::All,
+        rule: None,
     }
 }
 

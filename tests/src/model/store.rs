@@ -63,14 +63,7 @@ pub(super) struct Store {
 
 /// What placement looks at in a job.
 pub(super) fn needs(job: &Job) -> Needs<'_> {
-    Needs {
-        tenant: &job.tenant,
-        topic: &job.spec.topic,
-        requires: &job.spec.metadata.requires,
-        worker_labels: &job.spec.placement.worker_labels,
-        preferred_pool: job.spec.placement.preferred_pool.as_ref(),
-        preferred_worker_id: job.spec.placement.preferred_worker_id.as_ref(),
-    }
+    Needs::of(job)
 }
 
 pub(super) fn ready_key(job: &Job) -> ReadyKey {

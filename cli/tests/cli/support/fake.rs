@@ -98,6 +98,9 @@ fake! {
     get_worker: GetWorkerRequest => GetWorkerResponse;
     drain_worker: DrainWorkerRequest => DrainWorkerResponse;
     list_pools: ListPoolsRequest => ListPoolsResponse;
+    pause_pool: PausePoolRequest => PausePoolResponse;
+    resume_pool: ResumePoolRequest => ResumePoolResponse;
+    list_pauses: ListPausesRequest => ListPausesResponse;
     create_api_key: CreateApiKeyRequest => CreateApiKeyResponse;
     list_api_keys: ListApiKeysRequest => ListApiKeysResponse;
     revoke_api_key: RevokeApiKeyRequest => RevokeApiKeyResponse;
@@ -210,5 +213,8 @@ impl WorkerService for Fake {
         get_worker(GetWorkerRequest) -> GetWorkerResponse;
         drain_worker(DrainWorkerRequest) -> DrainWorkerResponse;
         list_pools(ListPoolsRequest) -> ListPoolsResponse;
+        pause_pool(PausePoolRequest) -> PausePoolResponse;
+        resume_pool(ResumePoolRequest) -> ResumePoolResponse;
+        list_pauses(ListPausesRequest) -> ListPausesResponse;
     }
 }

@@ -9,7 +9,7 @@ use coretex_engine::JobAnswer;
 use coretex_proto::v1;
 
 use super::policy::unless_default;
-use super::{count, duration, payload, policy, time};
+use super::{count, duration, payload, policy, text, time};
 
 /// How much of a job an answer holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -125,10 +125,6 @@ pub(crate) fn slim(job: v1::Job) -> v1::Job {
         etag: job.etag,
         ..v1::Job::default()
     }
-}
-
-fn text(id: Option<&impl ToString>) -> String {
-    id.map(ToString::to_string).unwrap_or_default()
 }
 
 /// Writes a state.

@@ -6,6 +6,7 @@ pub(crate) mod diagnosis;
 pub(crate) mod history;
 pub(crate) mod job;
 pub(crate) mod json;
+pub(crate) mod pause;
 pub(crate) mod payload;
 pub(crate) mod policy;
 pub(crate) mod query;
@@ -25,6 +26,11 @@ pub(crate) fn time(time: Timestamp) -> prost_types::Timestamp {
 /// A duration as the contract writes it.
 pub(crate) fn duration(duration: std::time::Duration) -> prost_types::Duration {
     duration_from_std(duration)
+}
+
+/// An id as the contract writes it; none is empty.
+pub(crate) fn text(id: Option<&impl ToString>) -> String {
+    id.map(ToString::to_string).unwrap_or_default()
 }
 
 /// A count as the contract writes it.

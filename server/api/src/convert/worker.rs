@@ -95,7 +95,7 @@ pub(crate) fn pool(pool: &PoolInfo) -> v1::Pool {
         waiting: count(pool.waiting),
         waiting_capped: pool.waiting_capped,
         saturation: saturation.min(1.0),
-        paused: false,
+        paused: pool.paused,
     }
 }
 

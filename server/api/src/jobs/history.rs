@@ -156,6 +156,7 @@ mod tests {
             idempotency_key: String::new(),
             rerun_of: None,
             input: None,
+            unmapped: None,
         };
         let job = accept(new, Verdict::Decided(decision()), NOW);
         (1..times).fold(job, |job, _| {

@@ -12,7 +12,9 @@ use crate::retry::RetryPolicy;
 use crate::time::Timestamp;
 
 /// The order in which waiting jobs are served.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
 pub enum Priority {
     /// Before everything else.
     Critical,

@@ -189,6 +189,7 @@ impl Job {
                 session,
                 worker_id,
                 pool,
+                concurrency_key,
             } => {
                 let slot = Slot {
                     attempt: self.attempt + 1,
@@ -197,6 +198,9 @@ impl Job {
                     session,
                 };
                 self.dispatch(slot, worker_id, pool, now)?;
+                if let Some(lease) = &mut self.lease {
+                    lease.concurrency_key = concurrency_key;
+                }
             }
             Trigger::Started { at, .. } => self.started(at, now),
             Trigger::Progressed {

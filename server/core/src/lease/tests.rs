@@ -126,6 +126,7 @@ fn job(state: JobState, lease: Option<(u32, u128, &str)>) -> Job {
         idempotency_key: String::new(),
         rerun_of: None,
         input: None,
+        unmapped: None,
     };
     let verdict = crate::job::transition::Verdict::Unavailable {
         again_at: time(1),
@@ -144,6 +145,7 @@ fn job(state: JobState, lease: Option<(u32, u128, &str)>) -> Job {
         pool: PoolName::from_trusted("p"),
         dispatch_time: time(0),
         timeout_at: time(1),
+        concurrency_key: String::new(),
     });
     job
 }

@@ -3,6 +3,9 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::routing::pattern::TopicPattern;
+use crate::routing::{TenantRule, TopicRule};
+use crate::time::Timestamp;
 
 /// Owns what a [`WorkerView`] borrows.
 #[derive(Clone, Debug)]
@@ -20,6 +23,7 @@ struct Worker {
     gpu: f32,
     draining: bool,
     tenants: Option<Vec<TenantId>>,
+    rule: Option<PoolRule>,
 }
 
 impl Worker {
@@ -38,6 +42,7 @@ impl Worker {
             gpu: 0.0,
             draining: false,
             tenants: None,
+            rule: None,
         }
     }
 
@@ -56,6 +61,7 @@ impl Worker {
             gpu_utilization: self.gpu,
             draining: self.draining,
             tenants_served: self.tenants.as_deref().map_or(Tenants::All, Tenants::List),
+            rule: self.rule.as_ref(),
         }
     }
 }
@@ -69,6 +75,11 @@ struct Job {
     labels: BTreeMap<String, String>,
     pool: Option<PoolName>,
     worker: Option<WorkerId>,
+    slots: u32,
+    fairness_key: String,
+    concurrency_key: String,
+    routing: Routing,
+    pauses: Pauses,
 }
 
 impl Job {
@@ -80,6 +91,11 @@ impl Job {
             labels: BTreeMap::new(),
             pool: None,
             worker: None,
+            slots: 1,
+            fairness_key: String::new(),
+            concurrency_key: String::new(),
+            routing: Routing::default(),
+            pauses: Pauses::default(),
         }
     }
 
@@ -91,6 +107,11 @@ impl Job {
             worker_labels: &self.labels,
             preferred_pool: self.pool.as_ref(),
             preferred_worker_id: self.worker.as_ref(),
+            slots: Slots(self.slots),
+            fairness_key: &self.fairness_key,
+            concurrency_key: &self.concurrency_key,
+            route: self.routing.route(&self.topic, &self.tenant),
+            pauses: &self.pauses,
         }
     }
 }
@@ -153,6 +174,141 @@ fn every_mismatch_has_a_code_and_a_text() {
         "full",
         "all slots are in use (0 of 0)",
     );
+    row(
+        |job, worker| (job.slots, worker.active) = (3, 2),
+        "full",
+        "all slots are in use (2 of 4)",
+    );
+    row(
+        |job, _| job.slots = 5,
+        "too_small",
+        "has 4 slot(s), and the job takes 5",
+    );
+    row(
+        |_, worker| {
+            worker.rule = Some(PoolRule {
+                tenants: vec![TenantId::from_trusted("other")],
+                ..PoolRule::default()
+            });
+        },
+        "tenant_not_served",
+        "does not serve this tenant",
+    );
+    row(
+        |job, _| job.routing = mapped_to("elsewhere"),
+        "pool_not_mapped",
+        "is of a pool that does not serve this topic",
+    );
+    row(
+        |job, _| job.pauses = paused_pool("pool"),
+        "paused",
+        "is held up by a pause of pool `pool`",
+    );
+    row(
+        |_, worker| {
+            worker.gpu = 90.0;
+            worker.rule = Some(PoolRule {
+                skip_overloaded: true,
+                ..PoolRule::default()
+            });
+        },
+        "overloaded",
+        "is overloaded",
+    );
+}
+
+/// A table that gives `job.a` to one pool.
+fn mapped_to(pool: &str) -> Routing {
+    let rule = TopicRule {
+        pools: vec![PoolName::from_trusted(pool)],
+        ..TopicRule::default()
+    };
+    let topics = BTreeMap::from([(TopicPattern::parse("job.a").unwrap(), rule)]);
+    Routing::new(
+        topics,
+        BTreeMap::new(),
+        BTreeMap::new(),
+        TenantRule::default(),
+    )
+    .unwrap()
+}
+
+fn paused_pool(pool: &str) -> Pauses {
+    Pauses::new(vec![Pause {
+        scope: PauseScope {
+            pool: Some(PoolName::from_trusted(pool)),
+            ..PauseScope::default()
+        },
+        reason: String::new(),
+        principal_id: String::new(),
+        time: Timestamp::from_micros(1),
+    }])
+}
+
+#[test]
+fn what_a_pool_says_of_its_workers_adds_to_what_they_say_of_themselves() {
+    let found = complaint(|job, worker| {
+        job.requires = vec!["x".to_owned(), "gpu".to_owned()];
+        job.routing = mapped_to("pool");
+        worker.rule = Some(PoolRule {
+            capabilities: vec!["gpu".to_owned()],
+            tenants: vec![TenantId::from_trusted("t")],
+            skip_overloaded: true,
+            ..PoolRule::default()
+        });
+    });
+    assert_eq!(found, None);
+    // Another pool's pause holds nothing up here.
+    assert_eq!(complaint(|job, _| job.pauses = paused_pool("other")), None);
+}
+
+/// Hands out jobs one after the other, and says how many each worker has.
+fn hand_out(workers: &mut [Worker], jobs: u64) -> Vec<u32> {
+    for tie in 0..jobs {
+        let needs = Job::new();
+        let chosen = choose(&needs.needs(), workers.iter().map(Worker::view), tie).unwrap();
+        workers[chosen].active += 1;
+    }
+    workers.iter().map(|worker| worker.active).collect()
+}
+
+fn fleet(slots: impl IntoIterator<Item = u32>) -> Vec<Worker> {
+    let named = slots.into_iter().enumerate();
+    named
+        .map(|(n, max)| Worker {
+            max,
+            ..Worker::new(&format!("w{n}"))
+        })
+        .collect()
+}
+
+#[test]
+fn equal_workers_get_equal_shares() {
+    let counts = hand_out(&mut fleet([200; 10]), 1_000);
+    assert_eq!(counts, [100; 10]);
+    // What does not go up evenly differs by one.
+    let counts = hand_out(&mut fleet([200; 10]), 1_005);
+    assert!(counts.iter().all(|count| (100..=101).contains(count)));
+}
+
+#[test]
+fn unequal_workers_get_shares_in_proportion_to_their_slots() {
+    let slots = [10, 20, 50, 100, 220];
+    let counts = hand_out(&mut fleet(slots), 200);
+    for (count, slots) in counts.iter().zip(slots) {
+        assert!(count.abs_diff(slots / 2) <= 1, "{counts:?}");
+    }
+}
+
+#[test]
+fn the_weight_of_a_pool_is_how_full_its_workers_are_made() {
+    let mut workers = fleet([100, 100]);
+    workers[1].rule = Some(PoolRule {
+        weight: 3,
+        ..PoolRule::default()
+    });
+    let counts = hand_out(&mut workers, 100);
+    assert!(counts[0].abs_diff(25) <= 1, "{counts:?}");
 }
 
 #[test]
@@ -306,6 +462,19 @@ fn the_shape_ignores_tenant_topic_and_order_and_nothing_else() {
     }));
     assert!(!same(|job| job.pool = Some(PoolName::from_trusted("p"))));
     assert!(!same(|job| job.worker = Some(WorkerId::from_trusted("p"))));
+    assert!(!same(|job| job.slots = 2));
+    assert!(!same(|job| job.fairness_key = "a".to_owned()));
+    assert!(!same(|job| job.concurrency_key = "a".to_owned()));
+    let key = |change: fn(&mut Job)| {
+        let mut other = base.clone();
+        change(&mut other);
+        shape(&other.needs())
+    };
+    let (fair, limited) = (
+        key(|job| job.fairness_key = "a".to_owned()),
+        key(|job| job.concurrency_key = "a".to_owned()),
+    );
+    assert_ne!(fair, limited);
 }
 
 fn any_worker() -> impl Strategy<Value = Worker> {

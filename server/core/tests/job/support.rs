@@ -46,6 +46,7 @@ pub(crate) fn accepted_with(spec: JobSpec, verdict: Verdict) -> Job {
         idempotency_key: String::new(),
         rerun_of: None,
         input: None,
+        unmapped: None,
     };
     accept(new, verdict, NOW)
 }
@@ -61,6 +62,7 @@ pub(crate) fn dispatch(lease: u128) -> Trigger {
         session: SessionId::from_trusted("s1"),
         worker_id: WorkerId::from_trusted("w1"),
         pool: PoolName::from_trusted("default"),
+        concurrency_key: String::new(),
     }
 }
 

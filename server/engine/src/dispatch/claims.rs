@@ -1,27 +1,29 @@
 //! The claim loop: reads queues and commits claims for free slots.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
-use coretex_core::id::{TenantId, Topic};
+use coretex_core::id::Topic;
 use coretex_core::job::transition::{Trigger, apply};
-use coretex_core::placement::Shape;
 use coretex_core::policy::Decision;
-use coretex_core::queue::{REREAD_EVERY, ReadyKey, after_shape, shape_prefix};
+use coretex_core::queue::{REREAD_EVERY, ReadyKey, after_class, class_prefix};
 use coretex_store::{CommitError, Order, Range, prefix_end};
 use futures::StreamExt;
 use tokio::time::Instant;
 
 use super::Reservation;
-use super::queue::{Group, Groups, MAX_GROUPS, READ_AHEAD};
+use super::queue::{Group, GroupName, Groups, MAX_GROUPS, READ_AHEAD, group_of};
 use super::state::pick::{Picked, Skip};
 use super::state::sample_of;
 use crate::commits::{Extras, Loaded};
 use crate::engine::Engine;
 use crate::keyspace::HeldEntry;
-use crate::{Result, kernel, keyspace, telemetry};
+use crate::{Result, kernel, keyspace, limits, telemetry};
 
 /// The most claims of one round: as many as the store commits in one group.
 const BLOCK: usize = 128;
+/// What a read of a queue finds of a group: its first keys, and whether there are more.
+type Read = BTreeMap<GroupName, (VecDeque<ReadyKey>, bool)>;
 
 impl Engine {
     /// Serves the queues until the engine stops.
@@ -33,8 +35,9 @@ impl Engine {
             tokio::select! {
                 () = self.dispatcher().woken() => {}
                 _ = reread.tick() => {
-                    self.dispatcher().lock().distrust_queues();
+                    self.dispatcher().lock().look_again(self.tick());
                     all = self.has_peers();
+                    self.make_room_for_waiting().await;
                 }
             }
             loop {
@@ -73,19 +76,15 @@ impl Engine {
                     None
                 }
             };
-            let failed = found.is_none();
-            if let Some(queue) = self.dispatcher().lock().queues.get_mut(topic) {
-                queue.finish_read(found);
-                // The next tick asks again; without this a failing store would be asked at once.
-                queue.stale &= !failed;
-            }
+            self.dispatcher().lock().finish_read(topic, found);
         }
         let skip = Skip {
             replicas: self.replica_count(),
             share: self.ids().fraction(),
         };
         let picked = if self.may_take_work() {
-            self.dispatcher().lock().pick(BLOCK, skip)
+            let now = self.now();
+            self.dispatcher().lock().pick(BLOCK, skip, now)
         } else {
             Vec::new()
         };
@@ -107,28 +106,36 @@ impl Engine {
         for (picked, loaded) in picked.into_iter().zip(loaded) {
             let Picked {
                 key,
+                topic,
                 session,
                 worker_id,
                 pool,
+                slots,
             } = picked;
-            let reservation = Reservation::new(self, session, worker_id, pool);
+            let reservation = Reservation::new(self, session, worker_id, pool, slots);
             let engine = self.clone();
             self.spawn_work(async move {
+                let mut limited = false;
                 if let Some(loaded) = loaded.filter(|loaded| loaded.job.is_ready()) {
-                    engine.claim(loaded, reservation).await;
+                    limited = engine.claim(loaded, reservation).await;
                 }
-                engine.dispatcher().lock().claimed(&key.tenant, &key.job_id);
+                let mut state = engine.dispatcher().lock();
+                state.claimed(&key.tenant, &key.job_id);
+                if limited {
+                    state.wait_on(&topic, key);
+                }
             });
         }
         true
     }
 
     /// Commits one claim and hands the job out. A lost one is dropped: somebody else has changed
-    /// the job, and if it still waits, the next read finds it.
-    async fn claim(&self, loaded: Loaded, mut reservation: Reservation) {
+    /// the job, and if it still waits, the next read finds it. True when a limit was met, so that
+    /// the job waits on.
+    async fn claim(&self, loaded: Loaded, mut reservation: Reservation) -> bool {
         if !reservation.weigh(&loaded.job) {
             self.dispatcher().lock().put_back(&loaded.job.spec.topic);
-            return;
+            return false;
         }
         let (now, sent) = (self.now(), self.tick());
         let snapshot = self.kernel().snapshot();
@@ -160,32 +167,51 @@ impl Engine {
                 Err(refusal) => {
                     tracing::error!(%refusal, job_id = %job.id, "verdict not applied");
                     self.claim_refused();
-                    return;
+                    return false;
                 }
             }
         }
         let dispatched = if job.is_ready() {
-            match apply(&job, reservation.trigger(), now) {
+            match apply(&job, reservation.trigger(&job), now) {
                 Ok(transition) => transition.job,
                 Err(refusal) => {
                     tracing::error!(%refusal, job_id = %job.id, "claim not applied");
                     self.claim_refused();
-                    return;
+                    return false;
                 }
             }
         } else {
             job
         };
+        let (spec, tenant) = (Arc::clone(&dispatched.spec), dispatched.tenant.clone());
+        let entry = HeldEntry::of_lease(&dispatched);
+        let limits = match &entry {
+            Some(_) => limits::to_run(&self.routing(), &spec, &tenant),
+            None => Vec::new(),
+        };
         let extras = Extras {
             snapshot: Some(snapshot),
+            limits,
             ..Extras::default()
         };
-        let entry = HeldEntry::of_lease(&dispatched);
+        let running = dispatched.lease.as_ref();
+        let key = running.map_or_else(String::new, |lease| lease.concurrency_key.clone());
         let written = self.write(Some(&loaded), dispatched, extras).await;
         // Before the slot is free again, which makes the claim loop look.
         match &written {
-            Ok(_) => self.dispatcher().lock().claim_accepted(),
-            Err(CommitError::Conflict { .. }) => {}
+            Ok(after) => {
+                let mut state = self.dispatcher().lock();
+                state.claim_accepted();
+                if after.job.lease.is_some() {
+                    state.gates.passed(&tenant, &key);
+                }
+            }
+            Err(CommitError::Conflict { .. }) => {
+                self.dispatcher().lock().gates.left(&tenant, &key);
+            }
+            Err(CommitError::LimitReached(limit)) => {
+                self.limit_met(&spec, &tenant, &limits::met(&tenant, limit));
+            }
             Err(_) => self.claim_refused(),
         }
         match written {
@@ -201,11 +227,16 @@ impl Engine {
             Err(CommitError::Conflict { .. } | CommitError::PointerMoved { .. }) => {
                 telemetry::claim_lost();
             }
+            Err(CommitError::LimitReached(_)) => {
+                telemetry::claim_limited();
+                return true;
+            }
             Err(error) => {
                 tracing::warn!(%error, job_id = %loaded.job.id, "claim not committed");
                 self.perhaps_committed(&error, entry);
             }
         }
+        false
     }
 
     /// Reads the heads of a queue: skips from group to group, so that groups that nobody can serve
@@ -219,7 +250,7 @@ impl Engine {
         let prefix = keyspace::queue_prefix(topic);
         let end = prefix_end(&prefix).map(Into::into);
         let mut start = from.unwrap_or(&prefix).to_vec();
-        let mut groups: BTreeMap<(TenantId, Shape), (VecDeque<ReadyKey>, bool)> = BTreeMap::new();
+        let mut groups = Read::new();
         let mut next = None;
         loop {
             let range = Range {
@@ -242,17 +273,17 @@ impl Engine {
                     telemetry::bug("ready_member");
                     continue;
                 };
-                let name = (key.tenant.clone(), key.shape);
+                let name = group_of(&key);
                 last = Some(name.clone());
                 groups.entry(name).or_default().0.push_back(key);
             }
-            let Some((tenant, shape)) = last.filter(|_| full) else {
+            let Some(last) = last.filter(|_| full) else {
                 break;
             };
-            if let Some(group) = groups.get_mut(&(tenant.clone(), shape)) {
+            if let Some(group) = groups.get_mut(&last) {
                 group.1 = true;
             }
-            start = [prefix.as_slice(), &after_shape(&tenant, shape)].concat();
+            start = [prefix.as_slice(), &after_class(&last.0, last.1, last.2)].concat();
             if groups.len() >= MAX_GROUPS {
                 next = Some(start);
                 break;
@@ -263,18 +294,15 @@ impl Engine {
     }
 
     /// A group whose first keys ended a page has only the rest of that page; reads it anew, full.
-    async fn top_up(
-        &self,
-        topic: &Topic,
-        groups: &mut BTreeMap<(TenantId, Shape), (VecDeque<ReadyKey>, bool)>,
-    ) -> Result<()> {
+    async fn top_up(&self, topic: &Topic, groups: &mut Read) -> Result<()> {
         let short: Vec<_> = groups
             .iter()
             .filter(|(_, (keys, more))| *more && keys.len() < READ_AHEAD)
             .map(|(name, _)| name.clone())
             .collect();
         for name in short {
-            let prefix = [keyspace::queue_prefix(topic), shape_prefix(&name.0, name.1)].concat();
+            let group = class_prefix(&name.0, name.1, name.2);
+            let prefix = [keyspace::queue_prefix(topic), group].concat();
             let range = Range::prefix(keyspace::READY, &prefix);
             let read = self
                 .store()
@@ -292,10 +320,7 @@ impl Engine {
     }
 
     /// Gives each group a job that stands for it; a group whose jobs have all gone is dropped.
-    async fn with_samples(
-        &self,
-        groups: BTreeMap<(TenantId, Shape), (VecDeque<ReadyKey>, bool)>,
-    ) -> Result<Groups> {
+    async fn with_samples(&self, groups: Read) -> Result<Groups> {
         let names: Vec<_> = groups
             .values()
             .filter_map(|(keys, _)| keys.front())
@@ -321,6 +346,7 @@ impl Engine {
                         keys,
                         more,
                         sample: sample_of(&loaded.job),
+                        suited: None,
                     },
                 );
             }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use coretex_core::id::TenantId;
-use coretex_core::job::Job;
+use coretex_core::job::{Job, Priority};
 use coretex_core::lease::Tick;
 use coretex_core::placement::Shape;
 use coretex_core::queue::{QueueGuard, ReadToken, ReadyKey};
@@ -18,7 +18,7 @@ pub(crate) const MAX_GROUPS: usize = 1_024;
 /// placed: kinds of jobs that nobody can run hide others for a while, not for ever.
 const MAX_PARTS: u32 = 4;
 
-/// Jobs of one tenant that need the same of a worker. The first of them stands for all.
+/// Jobs of one tenant and class that need the same of a worker. One of them stands for all.
 #[derive(Debug)]
 pub(crate) struct Group {
     /// In serving order.
@@ -27,10 +27,14 @@ pub(crate) struct Group {
     pub(crate) more: bool,
     /// One of the jobs, for what they need; without payloads.
     pub(crate) sample: Arc<Job>,
+    /// Whether a worker of this replica could run them, were it idle, and as of which change of its
+    /// workers that is so.
+    pub(crate) suited: Option<(u64, bool)>,
 }
 
 impl Group {
-    fn insert(&mut self, key: ReadyKey) {
+    /// Puts a job in its place, unless that is behind what is held.
+    pub(crate) fn insert(&mut self, key: ReadyKey) {
         let place = self
             .keys
             .partition_point(|held| held.serving_order(&key).is_lt());
@@ -52,8 +56,15 @@ impl Group {
     }
 }
 
+/// What the jobs of a group have in common.
+pub(crate) type GroupName = (TenantId, Shape, Priority);
 /// The groups of one queue.
-pub(crate) type Groups = BTreeMap<(TenantId, Shape), Group>;
+pub(crate) type Groups = BTreeMap<GroupName, Group>;
+
+/// The group of a waiting job.
+pub(crate) fn group_of(key: &ReadyKey) -> GroupName {
+    (key.tenant.clone(), key.shape, key.priority)
+}
 /// What became ready while a queue was read.
 type Added = Vec<(ReadyKey, Arc<Job>)>;
 
@@ -83,9 +94,9 @@ impl Queue {
         }
     }
 
-    /// Whether nothing waits, for sure.
+    /// Whether nothing waits that a worker of this replica could run, for sure.
     pub(crate) fn is_known_empty(&self, now: Tick) -> bool {
-        self.groups.is_empty() && self.guard.is_known_empty(now)
+        self.guard.is_known_empty(now)
     }
 
     /// Whether the next round should read the index.
@@ -123,17 +134,31 @@ impl Queue {
         from
     }
 
-    /// Takes what a read found, or `None` when it failed.
-    pub(crate) fn finish_read(&mut self, found: Option<(Groups, Option<Vec<u8>>)>) {
+    /// Takes what a read found, or `None` when it failed. `suited` says of a job whether a worker of
+    /// this replica could run it, were it idle; `fleet` numbers the changes of these workers.
+    pub(crate) fn finish_read(
+        &mut self,
+        found: Option<(Groups, Option<Vec<u8>>)>,
+        fleet: u64,
+        suited: impl Fn(&Job) -> bool,
+    ) {
         let Some((token, added)) = self.reading.take() else {
             return;
         };
-        let Some((groups, resume)) = found else {
+        let Some((mut groups, resume)) = found else {
             self.stale = true;
             return;
         };
-        // Only a whole queue is known to be empty.
-        let nothing = groups.is_empty() && !self.resumed && resume.is_none();
+        // Only of a whole queue is it known that nothing in it could be run.
+        let mut nothing = !self.resumed && resume.is_none();
+        for (name, group) in &mut groups {
+            let known = self.groups.get(name).and_then(|before| before.suited);
+            let known = known.filter(|(of, _)| *of == fleet);
+            let (_, suits) = *group
+                .suited
+                .insert(known.unwrap_or_else(|| (fleet, suited(&group.sample))));
+            nothing &= !suits;
+        }
         self.guard.finish_read(token, nothing);
         self.groups = groups;
         self.resume = resume;
@@ -147,7 +172,7 @@ impl Queue {
         if let Some((_, added)) = &mut self.reading {
             added.push((key.clone(), Arc::clone(&sample)));
         }
-        let name = (key.tenant.clone(), key.shape);
+        let name = group_of(&key);
         if let Some(group) = self.groups.get_mut(&name) {
             group.insert(key);
         } else if self.groups.len() < MAX_GROUPS {
@@ -158,13 +183,20 @@ impl Queue {
                     keys,
                     more: false,
                     sample,
+                    suited: None,
                 },
             );
         }
     }
 
+    /// Whether it is known that no worker of this replica could run a job of this group.
+    pub(crate) fn is_unsuited(&self, group: &GroupName, fleet: u64) -> bool {
+        let group = self.groups.get(group);
+        group.is_some_and(|group| group.suited == Some((fleet, false)))
+    }
+
     /// Gives back a job that a pick has passed over.
-    pub(crate) fn put_back(&mut self, group: &(TenantId, Shape), key: ReadyKey) {
+    pub(crate) fn put_back(&mut self, group: &GroupName, key: ReadyKey) {
         // A read that came in between has it already.
         if let Some(group) = self.groups.get_mut(group)
             && group
@@ -178,7 +210,7 @@ impl Queue {
 
     /// Whether a job of this replica becoming ready need be copied for [`Self::insert`].
     pub(crate) fn needs_sample(&self, key: &ReadyKey) -> bool {
-        self.reading.is_some() || !self.groups.contains_key(&(key.tenant.clone(), key.shape))
+        self.reading.is_some() || !self.groups.contains_key(&group_of(key))
     }
 
     /// Drops groups that have nothing left.

@@ -1,8 +1,10 @@
 //! The view behind the dispatcher's lock: sessions, their slots, and the queues they serve.
 //!
-//! Here: the view as a whole and reservations. [`pick`] chooses jobs for free slots, [`session`] is
-//! one connected worker, [`slots`] what is in use, and what becomes of it when its session ends.
+//! Here: the view as a whole and reservations. [`pick`] chooses jobs for free slots, [`gates`] are
+//! the limits that were met, [`session`] is one connected worker, [`slots`] what is in use, and what
+//! becomes of it when its session ends.
 
+pub(crate) mod gates;
 pub(crate) mod pick;
 pub(crate) mod session;
 pub(crate) mod slots;
@@ -12,14 +14,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use coretex_core::id::{JobId, LeaseId, PoolName, SessionId, TenantId, Topic, WorkerId};
-use coretex_core::job::Job;
+use coretex_core::job::{ConcurrencyAction, Job};
 use coretex_core::lease::Tick;
-use coretex_core::placement::{Needs, choose};
+use coretex_core::pause::Pauses;
+use coretex_core::placement::{Needs, WorkerView, choose, suits};
 use coretex_core::queue::ReadyKey;
+use coretex_core::routing::Routing;
 
-use super::queue::Queue;
+use super::queue::{Groups, Queue, group_of};
 use crate::keyspace::HeldEntry;
 use crate::types::WorkerInfo;
+use gates::{Gate, Gates};
+use pick::Fairness;
 use session::SessionState;
 use slots::{LostSession, Slot};
 
@@ -27,6 +33,9 @@ use slots::{LostSession, Slot};
 const FIRST_REST: Duration = Duration::from_millis(10);
 /// How long they rest at most.
 const LONGEST_REST: Duration = Duration::from_secs(1);
+
+/// Groups of jobs for which room is made in one go.
+const MAX_REPLACING: usize = 64;
 
 /// The view.
 #[derive(Debug, Default)]
@@ -55,9 +64,58 @@ pub(crate) struct State {
     /// Held entries without a slot at the last comparison.
     suspect_entries: HashSet<(SessionId, LeaseId)>,
     tie: u64,
+    /// The tables in force.
+    pub(crate) routing: Arc<Routing>,
+    /// What is paused.
+    pub(crate) pauses: Arc<Pauses>,
+    /// Limits that were met.
+    pub(crate) gates: Gates,
+    fairness: Fairness,
+    /// How long a job waits until it rises one class; zero = none rises.
+    pub(crate) rise_after: Duration,
+    /// Grows with everything by which a worker may suit a job that it did not suit before.
+    fleet: u64,
 }
 
 impl State {
+    /// What suits whom may have changed: nothing is known to be unsuited any more, and no queue to
+    /// hold nothing that could be run.
+    pub(crate) fn fleet_changed(&mut self) {
+        self.fleet = self.fleet.wrapping_add(1);
+        for queue in self.queues.values_mut() {
+            queue.guard.added();
+            queue.stale = true;
+        }
+    }
+
+    /// Takes over what a read of a queue found, or that it failed.
+    pub(crate) fn finish_read(&mut self, topic: &Topic, found: Option<(Groups, Option<Vec<u8>>)>) {
+        let Some(mut queue) = self.queues.remove(topic) else {
+            return;
+        };
+        let failed = found.is_none();
+        queue.finish_read(found, self.fleet, |job| self.is_suited(job));
+        // The next tick asks again; without this a failing store would be asked at once.
+        queue.stale &= !failed;
+        self.queues.insert(topic.clone(), queue);
+    }
+
+    /// Whether a worker of this replica could run a job, were it idle.
+    fn is_suited(&self, job: &Job) -> bool {
+        let needs = Needs::of(job).under(&self.routing, &self.pauses);
+        self.serving(&job.spec.topic)
+            .any(|(id, session)| suits(&needs, &self.view(id, session)).is_ok())
+    }
+
+    /// A connected worker as placement sees it.
+    pub(crate) fn view<'a>(
+        &'a self,
+        id: &'a SessionId,
+        session: &'a SessionState,
+    ) -> WorkerView<'a> {
+        session.view(id, self.routing.pool(&session.pool))
+    }
+
     pub(crate) fn insert_session(&mut self, id: SessionId, session: SessionState) {
         for topic in &session.topics {
             self.by_topic
@@ -101,40 +159,67 @@ impl State {
             .filter_map(|id| self.sessions.get_key_value(id))
     }
 
-    /// Frees a reservation.
-    pub(crate) fn release(&mut self, session: &SessionId) {
+    /// Frees a reservation of so many slots.
+    pub(crate) fn release(&mut self, session: &SessionId, slots: u32) {
         if let Some(session) = self.sessions.get_mut(session) {
-            session.reserved = session.reserved.saturating_sub(1);
+            session.reserved = session.reserved.saturating_sub(slots);
         }
     }
 
-    fn reserve(&mut self, needs: &Needs<'_>) -> Option<(SessionId, WorkerId, PoolName)> {
+    /// Takes the slots that a job needs at the worker that suits it best, leaving out some.
+    fn reserve(
+        &mut self,
+        needs: &Needs<'_>,
+        kept: &HashSet<SessionId>,
+    ) -> Option<(SessionId, WorkerId, PoolName)> {
         self.tie = self.tie.wrapping_add(1);
         let candidates: Vec<(&SessionId, &SessionState)> = self
-            .by_topic
-            .get(needs.topic)?
-            .iter()
-            .filter_map(|id| self.sessions.get_key_value(id))
+            .serving(needs.topic)
+            .filter(|(id, _)| kept.is_empty() || !kept.contains(*id))
             .collect();
-        let views = candidates.iter().map(|(id, session)| session.view(id));
+        let views = candidates
+            .iter()
+            .map(|(id, session)| self.view(id, session));
         let chosen = choose(needs, views, self.tie)?;
         let id = candidates[chosen].0.clone();
         let session = self.sessions.get_mut(&id)?;
-        session.reserved += 1;
+        session.reserved += needs.slots.0;
         Some((id, session.worker_id.clone(), session.pool.clone()))
     }
 
-    /// Takes a slot for a newcomer, if no queue that the chosen worker serves holds anything.
+    /// Of the workers that suit a job and have too few free slots for it, the one that lacks least,
+    /// leaving out some.
+    fn fullest_that_suits(
+        &self,
+        needs: &Needs<'_>,
+        kept: &HashSet<SessionId>,
+    ) -> Option<SessionId> {
+        self.serving(needs.topic)
+            .filter(|(id, session)| !kept.contains(*id) && session.gets_jobs())
+            .filter(|(id, session)| suits(needs, &self.view(id, session)).is_ok())
+            .max_by_key(|(id, session)| (session.free_slots(), *id))
+            .map(|(id, _)| id.clone())
+    }
+
+    /// Takes slots for a newcomer, if no queue that the chosen worker serves holds anything that
+    /// could be run here, and no limit is known to be met.
     pub(crate) fn reserve_fast(
         &mut self,
-        needs: &Needs<'_>,
+        job: &Job,
         now: Tick,
     ) -> Option<(SessionId, WorkerId, PoolName)> {
-        let queue = self.queues.get(needs.topic)?;
+        let queue = self.queues.get(&job.spec.topic)?;
         if !queue.is_known_empty(now) {
             return None;
         }
-        let taken = self.reserve(needs)?;
+        let (routing, pauses) = (Arc::clone(&self.routing), Arc::clone(&self.pauses));
+        let limit = routing.concurrency(&job.spec, &job.tenant);
+        let key = limit.map_or("", |limit| limit.key);
+        if !self.gates.is_open(&job.tenant, key) {
+            return None;
+        }
+        let needs = Needs::of(job).under(&routing, &pauses);
+        let taken = self.reserve(&needs, &HashSet::new())?;
         let session = self.sessions.get(&taken.0)?;
         let topics_empty = session.topics.len() == 1
             || session.topics.iter().all(|topic| {
@@ -145,30 +230,44 @@ impl State {
         if topics_empty {
             return Some(taken);
         }
-        self.release(&taken.0);
+        self.release(&taken.0, needs.slots.0);
         None
     }
 
-    pub(crate) fn begin_add(&mut self, topic: &Topic) {
-        if let Some(queue) = self.queues.get_mut(topic) {
-            queue.guard.begin_add();
+    /// A job is about to become ready. True when that counts, and has to be told to
+    /// [`Self::end_add`]: one that no worker here could run holds up no newcomer.
+    pub(crate) fn begin_add(&mut self, key: &ReadyKey, topic: &Topic) -> bool {
+        let fleet = self.fleet;
+        match self.queues.get_mut(topic) {
+            Some(queue) if !queue.is_unsuited(&group_of(key), fleet) => {
+                queue.guard.begin_add();
+                true
+            }
+            Some(_) | None => false,
         }
     }
 
     /// Ends an add; `added` is what became ready, if the commit was acknowledged. True when a
     /// worker of this replica serves the queue.
-    pub(crate) fn end_add(&mut self, topic: &Topic, added: Option<(ReadyKey, &Job)>) -> bool {
+    pub(crate) fn end_add(
+        &mut self,
+        topic: &Topic,
+        added: Option<(ReadyKey, &Job)>,
+        counts: bool,
+    ) -> bool {
         let Some(queue) = self.queues.get_mut(topic) else {
             return false;
         };
-        queue.guard.end_add();
+        if counts {
+            queue.guard.end_add();
+        }
         match added {
             Some((key, job)) => {
                 let sample = if queue.needs_sample(&key) {
                     sample_of(job)
                 } else {
                     // Not used: the group has one.
-                    match queue.groups.get(&(key.tenant.clone(), key.shape)) {
+                    match queue.groups.get(&group_of(&key)) {
                         Some(group) => Arc::clone(&group.sample),
                         None => sample_of(job),
                     }
@@ -202,6 +301,24 @@ impl State {
         topics
     }
 
+    /// Waiting jobs that ask for room under a key that they have found full, one of each group.
+    pub(crate) fn waiting_to_replace(&self) -> Vec<Arc<Job>> {
+        let groups = self.queues.values().flat_map(|queue| queue.groups.values());
+        let replacing = groups.filter(|group| {
+            let sample = &group.sample;
+            let running = self.routing.concurrency(&sample.spec, &sample.tenant);
+            !group.keys.is_empty()
+                && running.is_some_and(|running| {
+                    let gate = Gate::Key(sample.tenant.clone(), running.key.to_owned());
+                    running.on_limit == ConcurrencyAction::CancelOldest && self.gates.is_met(&gate)
+                })
+        });
+        replacing
+            .take(MAX_REPLACING)
+            .map(|group| Arc::clone(&group.sample))
+            .collect()
+    }
+
     /// A picked job was not claimed and waits on: its queue is read again.
     pub(crate) fn put_back(&mut self, topic: &Topic) {
         if let Some(queue) = self.queues.get_mut(topic) {
@@ -209,8 +326,21 @@ impl State {
         }
     }
 
-    /// Asks for a read of every queue: the bound on what a lost doorbell can cost.
-    pub(crate) fn distrust_queues(&mut self) {
+    /// A picked job met a limit and waits on, where it was.
+    pub(crate) fn wait_on(&mut self, topic: &Topic, key: ReadyKey) {
+        let Some(queue) = self.queues.get_mut(topic) else {
+            return;
+        };
+        match queue.groups.get_mut(&group_of(&key)) {
+            Some(group) => group.insert(key),
+            None => queue.stale = true,
+        }
+    }
+
+    /// Asks for a read of every queue, and for one more try at limits that were met: the bound on
+    /// what a lost doorbell can cost.
+    pub(crate) fn look_again(&mut self, now: Tick) {
+        self.gates.try_again(now);
         for queue in self.queues.values_mut() {
             queue.distrust();
         }
@@ -236,6 +366,7 @@ impl State {
             }
         }
         let name = (tenant.clone(), worker.clone());
+        self.fleet_changed();
         if undo {
             self.drained.remove(&name);
         } else {
@@ -262,6 +393,9 @@ impl State {
             session.drained = now;
         }
         self.drained = drained;
+        if freed {
+            self.fleet_changed();
+        }
         freed
     }
 

@@ -1,12 +1,18 @@
 //! Why a job is not running, or how it ended, answered from the same functions that place jobs.
 
+mod limits;
+mod standing;
+
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashSet};
 
 use coretex_core::id::{JobId, PoolName};
 use coretex_core::job::{ErrorSource, Job, JobState, ScheduledFor};
-use coretex_core::placement::{Mismatch, check};
-use coretex_core::queue::{ReadyKey, after_shape, tenant_prefix};
+use coretex_core::pause::Pause;
+use coretex_core::placement::{Needs, check};
+use coretex_core::queue::rank::{goes_before_until, rank};
+use coretex_core::queue::{ReadyKey, after_class, tenant_prefix};
+use coretex_core::routing::Route;
 use coretex_core::time::Timestamp;
 use coretex_store::{Order, Range, prefix_end};
 
@@ -14,16 +20,16 @@ use crate::access::Caller;
 use crate::engine::Engine;
 use crate::types::{Cause, Diagnosis, PoolDiagnosis, WorkerDiagnosis, WorkerInfo};
 use crate::{Result, keyspace};
+use standing::Standing;
 
 /// Queue positions are counted to here.
 const POSITION_CAP: u64 = 1_000;
 /// Holders and workers named at most.
 const MAX_NAMED: usize = 100;
-/// Ways in which workers do not suit that are named at most; each may hold long labels.
-const MAX_MISMATCHES: usize = 5;
 /// Codes that several places give.
 const ALL_BUSY: &str = "all_workers_busy";
 const NO_MATCH: &str = "no_worker_matches";
+const POOL_PAUSED: &str = "pool_paused";
 
 fn cause(
     code: impl Into<Cow<'static, str>>,
@@ -59,7 +65,10 @@ impl Engine {
         } else {
             self.ask_pools(job)
         };
-        let causes = self.causes(job, Some(caller));
+        let mut causes = self.causes(job, Some(caller));
+        if job.is_ready() {
+            self.add_limits(job, caller, &mut causes).await?;
+        }
         let (position, capped) = if job.is_ready() {
             self.queue_position(job).await?
         } else {
@@ -150,9 +159,24 @@ impl Engine {
             )];
         }
         let topic = &job.spec.topic;
+        let routing = self.routing();
+        if let Route::Unmapped(why) = routing.route(topic, &job.tenant) {
+            let remedy = "give the topic an entry in the topic table, or cancel the job";
+            return vec![cause("no_pool_mapping", why.to_string(), remedy)];
+        }
+        let pauses = self.pauses();
+        if let Some(pause) = pauses.everywhere(&job.tenant, topic) {
+            return vec![paused_cause(pause)];
+        }
+        // Who asks for the whole diagnosis gets what the store says of limits.
+        if caller.is_none()
+            && let Some(cause) = self.limit_met_cause(job)
+        {
+            return vec![cause];
+        }
         let elsewhere = self.serving_elsewhere(job);
         let state = self.dispatcher().lock();
-        let needs = keyspace::needs(job);
+        let needs = Needs::of(job).under(&routing, &pauses);
         // That others have workers is none of this tenant's business.
         let mut workers = state
             .serving(topic)
@@ -169,14 +193,14 @@ impl Engine {
         let mut standing = Standing::default();
         let mut busy = HashSet::new();
         for (id, session) in workers {
-            let answer = check(&needs, &session.view(id));
+            let answer = check(&needs, &state.view(id, session));
             if answer.is_err_and(|mismatch| mismatch.is_busy()) {
                 busy.insert(id);
             }
             standing.count(answer);
         }
         for worker in &elsewhere {
-            standing.count(check(&needs, &worker.view()));
+            standing.count(check(&needs, &worker.view(&routing)));
         }
         let Some((code, message)) = standing.obstacle() else {
             let free = standing.free;
@@ -189,6 +213,7 @@ impl Engine {
         let remedy = match code {
             ALL_BUSY => "wait, start another worker, or give one more parallel slots",
             NO_MATCH => "start a worker that has what the job needs, or change the job",
+            POOL_PAUSED => "resume the pool: coretexctl pool resume",
             _ => "undrain one, or start another",
         };
         let holders = caller.map_or_else(Vec::new, |caller| {
@@ -254,15 +279,17 @@ impl Engine {
     /// What every pool and worker for the topic says.
     fn ask_pools(&self, job: &Job) -> Vec<PoolDiagnosis> {
         let elsewhere = self.serving_elsewhere(job);
+        let (routing, pauses) = (self.routing(), self.pauses());
         let state = self.dispatcher().lock();
-        let needs = keyspace::needs(job);
+        let needs = Needs::of(job).under(&routing, &pauses);
         let mut pools: BTreeMap<PoolName, (Standing, Vec<WorkerDiagnosis>)> = BTreeMap::new();
         // Workers that serve other tenants are none of the caller's business.
         let here = state
             .serving(&job.spec.topic)
             .filter(|(_, session)| session.serves.contains(&job.tenant))
-            .map(|(id, session)| session.view(id));
-        for view in here.chain(elsewhere.iter().map(WorkerInfo::view)) {
+            .map(|(id, session)| state.view(id, session));
+        let there = elsewhere.iter().map(|worker| worker.view(&routing));
+        for view in here.chain(there) {
             let answer = check(&needs, &view);
             let (standing, workers) = pools.entry(view.pool.clone()).or_default();
             standing.count(answer);
@@ -297,13 +324,15 @@ impl Engine {
     /// Position among the tenant's jobs in the queue, from 1, and whether it is at least that.
     async fn queue_position(&self, job: &Job) -> Result<(u64, bool)> {
         let own = keyspace::ready_key(job);
+        let (now, rise_after) = (self.now(), self.timing().rise_after);
+        let place = rank(own.priority, own.accepted, now, rise_after);
         let queue = keyspace::queue_prefix(&job.spec.topic);
         let tenant = [queue.as_slice(), &tenant_prefix(&job.tenant)].concat();
         let end = prefix_end(&tenant).map(Into::into);
         let mut start = tenant;
         let mut before = 0;
         let mut steps = 0;
-        // Skips from shape to shape; each has its jobs in serving order.
+        // Skips from group to group; each has its jobs in serving order.
         while before <= POSITION_CAP {
             if steps == POSITION_CAP {
                 return Ok((before + 1, true));
@@ -324,27 +353,44 @@ impl Engine {
             let Some((_, first)) = keyspace::parse_ready(&first) else {
                 break;
             };
-            let upto = ReadyKey {
-                shape: first.shape,
-                ..own.clone()
+            let until = goes_before_until(first.priority, place, now, rise_after);
+            let upto = if first.priority == own.priority {
+                // Among equals, the name decides.
+                ReadyKey {
+                    shape: first.shape,
+                    ..own.clone()
+                }
+            } else {
+                ReadyKey {
+                    accepted: until,
+                    job_id: JobId::from_trusted(""),
+                    ..first.clone()
+                }
             };
+            let next = after_class(&first.tenant, first.shape, first.priority);
             let range = Range {
                 index: keyspace::READY,
-                start: keyspace::ready(
-                    &job.spec.topic,
-                    &ReadyKey {
-                        shape: first.shape,
-                        ..first.clone()
-                    },
-                ),
+                start: keyspace::ready(&job.spec.topic, &first),
                 end: Some(keyspace::ready(&job.spec.topic, &upto)),
             };
             let cap = POSITION_CAP + 1 - before;
             before += self.store().count(self.shard(), &range, cap).await?.value;
-            start = [queue.as_slice(), &after_shape(&first.tenant, first.shape)].concat();
+            start = [queue.as_slice(), &next].concat();
         }
         Ok((before + 1, before >= POSITION_CAP))
     }
+}
+
+fn paused_cause(pause: &Pause) -> Cause {
+    let mut message = format!(
+        "{} paused {} at {}",
+        pause.principal_id, pause.scope, pause.time
+    );
+    if !pause.reason.is_empty() {
+        message = format!("{message}: {}", pause.reason);
+    }
+    let remedy = "resume it: coretexctl pool resume";
+    cause(pause.scope.code(), message, remedy)
 }
 
 fn scheduled_cause(job: &Job) -> Cause {
@@ -383,6 +429,9 @@ fn ended_causes(job: &Job) -> Vec<Cause> {
     let max = job.spec.retry.max_attempts.max(1);
     let remedy = match (error.source, error.code.as_str()) {
         (ErrorSource::Platform, "schedule_timeout") => "start workers, or allow more time to start",
+        (ErrorSource::Platform, "no_pool_mapping") => {
+            "give the topic an entry in the topic table, or use another topic"
+        }
         (ErrorSource::Platform, "deadline_exceeded") => "allow a later deadline",
         (ErrorSource::Platform, "timeout") => "allow a longer timeout, or make the work shorter",
         (ErrorSource::Platform, "worker_lost") => {
@@ -403,63 +452,4 @@ fn ended_causes(job: &Job) -> Vec<Cause> {
         causes.push(cause("max_attempts_exceeded", message, remedy));
     }
     causes
-}
-
-/// How the workers for a topic, or those of one pool, stand towards a job.
-#[derive(Debug, Default)]
-struct Standing {
-    free: u32,
-    busy: u32,
-    draining: u32,
-    /// Workers that do not suit, by why not.
-    mismatches: BTreeMap<String, u32>,
-}
-
-impl Standing {
-    fn count(&mut self, answer: std::result::Result<(), Mismatch<'_>>) {
-        match answer {
-            Ok(()) => self.free += 1,
-            Err(Mismatch::Full { .. }) => self.busy += 1,
-            Err(Mismatch::Draining) => self.draining += 1,
-            Err(
-                mismatch @ (Mismatch::TenantNotServed
-                | Mismatch::TopicNotServed { .. }
-                | Mismatch::CapabilityMissing { .. }
-                | Mismatch::LabelMismatch { .. }),
-            ) => *self.mismatches.entry(mismatch.to_string()).or_default() += 1,
-        }
-    }
-
-    /// Why none of them takes the job now, for programs and for people; `None` when one does.
-    fn obstacle(&self) -> Option<(&'static str, String)> {
-        let (busy, draining) = (self.busy, self.draining);
-        if self.free > 0 {
-            None
-        } else if busy > 0 {
-            Some((ALL_BUSY, format!("all {busy} suitable worker(s) are busy")))
-        } else if draining > 0 {
-            let message = format!("all {draining} suitable worker(s) are draining");
-            Some(("workers_draining", message))
-        } else {
-            let message = format!("no worker suits the job: {}", self.why_none_suits());
-            Some((NO_MATCH, message))
-        }
-    }
-
-    fn why_none_suits(&self) -> String {
-        let mut all: Vec<_> = self.mismatches.iter().collect();
-        // What keeps most workers out comes first.
-        all.sort_by_key(|(_, count)| std::cmp::Reverse(**count));
-        let mut parts: Vec<String> = all
-            .iter()
-            .take(MAX_MISMATCHES)
-            .map(|(text, count)| format!("{count} worker(s): {text}"))
-            .collect();
-        if let Some(more) = all.len().checked_sub(MAX_MISMATCHES)
-            && more > 0
-        {
-            parts.push(format!("and {more} more reasons"));
-        }
-        parts.join("; ")
-    }
 }

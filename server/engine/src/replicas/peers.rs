@@ -26,6 +26,8 @@ enum Told {
     Changed { tenant: TenantId, job_id: JobId },
     /// Somebody has told anew of its workers.
     Workers,
+    /// Something was paused, or is not any more.
+    Paused,
     /// A worker was drained, or is not any more.
     Drained {
         tenant: TenantId,
@@ -119,10 +121,19 @@ impl Engine {
 
     /// Tells the others that a worker came or went.
     pub(super) fn tell_news(&self) {
+        self.tell_all(&Told::Workers);
+    }
+
+    /// Tells the others that something was paused, or is not any more.
+    pub(crate) fn tell_paused(&self) {
+        self.tell_all(&Told::Paused);
+    }
+
+    fn tell_all(&self, told: &Told) {
         let own = self.replica();
         for other in self.known_replicas() {
             if other.replica_id != own {
-                self.tell_peer(&other.replica_id, &Told::Workers);
+                self.tell_peer(&other.replica_id, told);
             }
         }
     }
@@ -178,6 +189,14 @@ impl Engine {
         match codec::decode::<Told>(payload) {
             Ok((_, Told::Changed { tenant, job_id })) => self.fall_behind(tenant, job_id),
             Ok((_, Told::Workers)) => self.note_news(),
+            Ok((_, Told::Paused)) => {
+                let engine = self.clone();
+                self.spawn_work(async move {
+                    if let Err(error) = engine.read_pauses().await {
+                        tracing::warn!(%error, "pauses not read; they are read every second");
+                    }
+                });
+            }
             Ok((
                 _,
                 Told::Drained {
@@ -220,6 +239,9 @@ impl Engine {
         }
         self.ring_log();
         let tenant = TenantId::from_trusted(&tenant);
+        if self.dispatcher().lock().gates.left_elsewhere(&tenant) {
+            self.dispatcher().wake();
+        }
         for job_id in ended.job_ids {
             if self.waiters().waits_for(&tenant, &job_id) {
                 self.fall_behind(tenant.clone(), job_id);

@@ -95,6 +95,7 @@ impl Engine {
                 if let Some(found) = self.dispatcher().lock().sessions.get_mut(session) {
                     found.max_parallel = max_parallel_jobs;
                 }
+                self.dispatcher().lock().fleet_changed();
                 self.dispatcher().wake();
             }
             FromWorker::Drain => {

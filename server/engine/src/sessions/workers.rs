@@ -32,7 +32,7 @@ impl Engine {
             capabilities: session.capabilities.clone(),
             labels: session.labels.clone(),
             max_parallel_jobs: session.max_parallel,
-            active_jobs: u32::try_from(session.leases.len()).unwrap_or(u32::MAX),
+            active_jobs: session.leases.used(),
             cpu_load: session.cpu_load,
             gpu_utilization: session.gpu_utilization,
             draining: session.leaving || session.drained,
@@ -266,6 +266,7 @@ impl Engine {
                     active: 0,
                     waiting: 0,
                     waiting_capped: false,
+                    paused: false,
                 });
             pool.workers += 1;
             pool.capacity = pool.capacity.saturating_add(worker.max_parallel_jobs);
@@ -278,7 +279,17 @@ impl Engine {
             pool.topics.dedup();
         }
         let (mut pools, next) = paged(pools, &page, |pool| pool.pool.to_string())?;
+        let pauses = self.pauses();
         for pool in &mut pools {
+            pool.paused = pauses.iter().any(|pause| {
+                let scope = &pause.scope;
+                scope.topic.is_none()
+                    && scope.pool.as_ref().is_none_or(|name| *name == pool.pool)
+                    && scope
+                        .tenant
+                        .as_ref()
+                        .is_none_or(|name| *name == caller.tenant)
+            });
             for topic in &pool.topics {
                 let mut prefix = keyspace::queue_prefix(topic);
                 prefix.extend_from_slice(&coretex_core::queue::tenant_prefix(&caller.tenant));
@@ -293,7 +304,7 @@ impl Engine {
 }
 
 /// Cuts a sorted list into pages by name.
-fn paged<T>(
+pub(crate) fn paged<T>(
     items: Vec<T>,
     page: &PageRequest,
     name: impl Fn(&T) -> String,

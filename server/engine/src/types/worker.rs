@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use coretex_core::id::{JobId, PoolName, ReplicaId, SessionId, TenantId, Topic, WorkerId};
 use coretex_core::placement::{Tenants, WorkerView};
+use coretex_core::routing::Routing;
 use coretex_core::time::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -54,8 +55,9 @@ pub struct WorkerInfo {
 
 impl WorkerInfo {
     /// The worker as placement sees it.
-    pub(crate) fn view(&self) -> WorkerView<'_> {
+    pub(crate) fn view<'a>(&'a self, routing: &'a Routing) -> WorkerView<'a> {
         WorkerView {
+            rule: routing.pool(&self.pool),
             worker_id: &self.worker_id,
             session: &self.session_id,
             pool: &self.pool,
@@ -99,4 +101,6 @@ pub struct PoolInfo {
     pub waiting: u64,
     /// Whether counting stopped early.
     pub waiting_capped: bool,
+    /// Whether it hands out nothing to the caller's tenant.
+    pub paused: bool,
 }

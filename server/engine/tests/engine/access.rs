@@ -340,6 +340,7 @@ fn the_role_table_gives_each_what_it_needs_and_no_more() {
             "jobs.cancel",
             "workers.connect",
             "workers.drain",
+            "pools.pause",
             "keys.create",
             "keys.revoke",
         ]
@@ -350,7 +351,13 @@ fn the_role_table_gives_each_what_it_needs_and_no_more() {
     assert_eq!(may(Role::Admin).len(), 7);
     assert_eq!(
         may(Role::Operator),
-        ["jobs.submit", "jobs.read", "jobs.cancel", "workers.drain"]
+        [
+            "jobs.submit",
+            "jobs.read",
+            "jobs.cancel",
+            "workers.drain",
+            "pools.pause"
+        ]
     );
     assert_eq!(may(Role::Approver), ["jobs.read"]);
     assert_eq!(

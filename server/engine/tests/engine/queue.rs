@@ -34,24 +34,21 @@ async fn higher_classes_go_first_and_equals_in_the_order_of_acceptance() {
     let bench = Bench::new().await;
     let classes = [Priority::Batch, Priority::Interactive, Priority::Critical];
     let mut should: BTreeMap<u8, Vec<String>> = BTreeMap::new();
-    // Across tenants and shapes.
+    // Across shapes.
     for number in 0..30_u32 {
         let class = classes[number as usize % 3];
-        let tenant = ["acme", "beta", "coda"][number as usize / 3 % 3];
-        let name = format!("{tenant}-{number}");
+        let name = format!("j-{number}");
         let mut job = priority("job.a", &name, class);
         if number % 2 == 0 {
             job.spec.metadata.requires = vec!["cap".to_owned()];
         }
-        let caller = caller(tenant, "key:x", &[Role::Admin]);
-        bench.engine.submit_job(&caller, job).await.unwrap();
+        bench.submit(job).await;
         pass(millis(1)).await;
         should.entry(class.class()).or_default().push(name);
     }
     let mut hello = hello("w", &["job.a"], 1);
     hello.capabilities.insert("cap".to_owned());
-    let fleet = serving(&["acme", "beta", "coda"]);
-    let mut worker = Worker::connect_as(&bench.engine, &fleet, hello).await;
+    let mut worker = bench.connect(hello).await;
     let should: Vec<String> = should.into_values().flatten().collect();
     assert_eq!(order(&mut worker, 30).await, should);
     bench.audit().await;

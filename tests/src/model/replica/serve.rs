@@ -51,6 +51,7 @@ impl Replica {
             idempotency_key: String::new(),
             rerun_of: None,
             input: None,
+            unmapped: None,
         };
         let decision = JobDecision {
             time: now,
@@ -132,6 +133,7 @@ impl Replica {
             session: session_id.clone(),
             worker_id: session.spec.id.clone(),
             pool: session.spec.pool.clone(),
+            concurrency_key: String::new(),
         };
         let Ok(transition) = apply(job, trigger, now) else {
             return false;

@@ -121,6 +121,7 @@ impl Session {
             gpu_utilization: 0.0,
             draining: false,
             tenants_served: Tenants::All,
+            rule: None,
         }
     }
 }

@@ -154,6 +154,7 @@ fn accepted(submit: SubmitJob) -> coretex_core::job::Job {
         idempotency_key: submit.idempotency_key,
         rerun_of: None,
         input: submit.input,
+        unmapped: None,
     };
     let decision = JobDecision {
         time: now,

@@ -46,6 +46,7 @@ impl Job {
             pool,
             dispatch_time: now,
             timeout_at,
+            concurrency_key: String::new(),
         });
         let note = self.note("");
         self.record(EventType::Dispatched, Some(JobState::Pending), now, note);

@@ -36,6 +36,8 @@ pub enum Trigger {
         worker_id: WorkerId,
         /// The worker's pool.
         pool: PoolName,
+        /// The key under which it counts as running; empty = none.
+        concurrency_key: String,
     },
     /// The worker started it.
     Started {

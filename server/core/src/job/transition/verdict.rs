@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::record::Note;
 use crate::id::{JobId, TenantId};
 use crate::job::history::{EventType, Ring};
-use crate::job::{Job, JobSpec, JobState, ScheduledFor};
+use crate::job::{Job, JobError, JobSpec, JobState, ScheduledFor};
 use crate::payload::Payload;
 use crate::policy::{Decision, JobDecision};
 use crate::time::Timestamp;
@@ -32,6 +32,8 @@ pub struct NewJob {
     pub rerun_of: Option<JobId>,
     /// What the worker gets.
     pub input: Option<Payload>,
+    /// Why no pool may serve it, for people; `None` = one may.
+    pub unmapped: Option<String>,
 }
 
 /// The verdict on a job, or why there is none.
@@ -128,6 +130,11 @@ pub fn accept(new: NewJob, verdict: Verdict, now: Timestamp) -> Job {
                 Note::because(reason),
             );
         }
+    }
+    if let Some(why) = new.unmapped.filter(|_| !job.state.is_terminal()) {
+        let note = Note::because(why.clone());
+        job.error = Some(JobError::platform("no_pool_mapping", why));
+        job.end(JobState::Failed, EventType::Failed, note, now);
     }
     job
 }

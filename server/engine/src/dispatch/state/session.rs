@@ -1,16 +1,60 @@
 //! A connected worker, as the dispatcher sees it.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, OnceLock};
 
 use coretex_core::id::{LeaseId, PoolName, SessionId, TenantId, Topic, WorkerId};
 use coretex_core::lease::Tick;
 use coretex_core::placement::{Tenants, WorkerView};
+use coretex_core::routing::PoolRule;
 use coretex_core::time::Timestamp;
 use tokio::sync::mpsc;
 
 use crate::sessions::outbound::Outbound;
 use crate::types::{SessionEnd, ToWorker};
+
+/// The attempts of a worker, and how many slots they take together.
+#[derive(Debug, Default)]
+pub(crate) struct Leases {
+    slots: HashMap<LeaseId, u32>,
+    used: u32,
+}
+
+impl Leases {
+    /// Enters an attempt, or corrects how many slots it takes.
+    pub(crate) fn insert(&mut self, lease: LeaseId, slots: u32) {
+        self.remove(lease);
+        self.slots.insert(lease, slots);
+        self.used = self.used.saturating_add(slots);
+    }
+
+    /// Takes an attempt out; false when it was not there.
+    pub(crate) fn remove(&mut self, lease: LeaseId) -> bool {
+        let Some(slots) = self.slots.remove(&lease) else {
+            return false;
+        };
+        self.used = self.used.saturating_sub(slots);
+        true
+    }
+
+    pub(crate) fn clear(&mut self) {
+        *self = Self::default();
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.slots.is_empty()
+    }
+
+    /// How many attempts there are.
+    pub(crate) fn len(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// How many slots they take.
+    pub(crate) const fn used(&self) -> u32 {
+        self.used
+    }
+}
 
 /// A connected worker.
 #[derive(Debug)]
@@ -44,14 +88,15 @@ pub(crate) struct SessionState {
     pub(crate) outbound: Arc<Outbound>,
     /// Why it has ended.
     pub(crate) end: Arc<OnceLock<SessionEnd>>,
-    pub(crate) leases: HashSet<LeaseId>,
+    pub(crate) leases: Leases,
+    /// Slots taken for commits under way.
     pub(crate) reserved: u32,
 }
 
 impl SessionState {
-    pub(crate) fn active(&self) -> u32 {
-        let slots = u32::try_from(self.leases.len()).unwrap_or(u32::MAX);
-        slots.saturating_add(self.reserved)
+    /// Slots in use or taken.
+    pub(crate) const fn active(&self) -> u32 {
+        self.leases.used().saturating_add(self.reserved)
     }
 
     /// Whether it may be sent more: it reads what it is sent, or has little to read. The channel
@@ -66,18 +111,27 @@ impl SessionState {
         self.free_slots() > 0
     }
 
-    /// How many assignments it may be given now.
+    /// Whether it may get jobs, as far as its slots allow.
+    pub(crate) fn gets_jobs(&self) -> bool {
+        self.open && !self.leaving && !self.drained && !self.outbound.is_full()
+    }
+
+    /// How many slots may be taken now.
     pub(crate) fn free_slots(&self) -> usize {
-        let gets = self.open && !self.leaving && !self.drained && !self.outbound.is_full();
-        if gets {
+        if self.gets_jobs() {
             self.max_parallel.saturating_sub(self.active()) as usize
         } else {
             0
         }
     }
 
-    pub(crate) fn view<'a>(&'a self, session: &'a SessionId) -> WorkerView<'a> {
+    pub(crate) fn view<'a>(
+        &'a self,
+        session: &'a SessionId,
+        rule: Option<&'a PoolRule>,
+    ) -> WorkerView<'a> {
         WorkerView {
+            rule,
             worker_id: &self.worker_id,
             session,
             pool: &self.pool,

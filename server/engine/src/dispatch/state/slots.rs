@@ -24,6 +24,8 @@ pub(crate) struct Slot {
     pub(crate) job_id: JobId,
     /// The number of the attempt; 0 = not known, because only the held index told of it.
     pub(crate) attempt: u32,
+    /// How many slots of the worker it takes; 1 until a record told.
+    slots: u32,
     /// How often the job had changed by the record that last told of it: its events, which only
     /// grow in one life of a job. Versions name writes and have no order.
     changes: u32,
@@ -48,6 +50,7 @@ impl Slot {
             tenant,
             job_id,
             attempt,
+            slots: 1,
             changes: 0,
             loaded: None,
             started_at: None,
@@ -193,6 +196,7 @@ impl State {
             return;
         }
         slot.changes = job.events.total();
+        slot.slots = job.spec.placement.slots.0;
         slot.attempt = told.attempt;
         slot.loaded = job.holds(lease).then(|| after.clone());
         slot.suspect = false;
@@ -206,11 +210,12 @@ impl State {
         {
             let old = std::mem::replace(&mut slot.session, session.clone());
             if let Some(old) = self.sessions.get_mut(&old) {
-                old.leases.remove(&lease);
+                old.leases.remove(lease);
             }
         }
+        let slots = self.slots.get(&lease).map_or(1, |slot| slot.slots);
         if let Some(session) = self.sessions.get_mut(session) {
-            session.leases.insert(lease);
+            session.leases.insert(lease, slots);
         }
     }
 
@@ -367,7 +372,7 @@ impl State {
         };
         self.sessions
             .get_mut(&slot.session)
-            .is_some_and(|session| session.leases.remove(&lease))
+            .is_some_and(|session| session.leases.remove(lease))
     }
 
     /// As [`Self::remove_slot`], if the slot is one of this session.

@@ -97,23 +97,22 @@ fn entries_of(job: &Job) -> Vec<(Bytes, Bytes)> {
         entries.push((Bytes::from("due"), timed(due, &name(job))));
     }
     if job.state == JobState::Pending && job.judge_at.is_none() {
-        let needs = Needs {
-            tenant: &job.tenant,
-            topic: &job.spec.topic,
-            requires: &job.spec.metadata.requires,
-            worker_labels: &job.spec.placement.worker_labels,
-            preferred_pool: job.spec.placement.preferred_pool.as_ref(),
-            preferred_worker_id: job.spec.placement.preferred_worker_id.as_ref(),
-        };
+        let needs = Needs::of(job);
         let key = ReadyKey {
             tenant: job.tenant.clone(),
             shape: shape(&needs),
             priority: job.spec.priority,
-            accepted: job.create_time,
+            accepted: job.waits_since(),
             job_id: job.id.clone(),
         };
         let member = [topic, &[0], key.encode().as_slice()].concat();
         entries.push((Bytes::from("ready"), member.into()));
+    }
+    if let Some(lease) = job.lease.as_ref()
+        && !lease.concurrency_key.is_empty()
+    {
+        let index = joined("conc/", &[tenant, lease.concurrency_key.as_bytes()]);
+        entries.push((index, timed(lease.dispatch_time, job.id.as_bytes())));
     }
     let current = if job.cancel.is_some() { b'r' } else { b'c' };
     let out = job.lease.iter().map(|lease| (&lease.slot, current));

@@ -1,0 +1,206 @@
+//! Limits on running jobs, as far as this replica has met them. The store keeps the limits; a gate
+//! only keeps claims from being tried that would meet a full one again, and lets some through when
+//! there may be room.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use coretex_core::id::TenantId;
+use coretex_core::lease::Tick;
+use coretex_store::Index;
+
+use crate::keyspace;
+
+/// A gate that has not been met for so long is forgotten.
+const FORGET_AFTER: Duration = Duration::from_secs(30);
+
+/// Limits whose counts are looked at in one go.
+const COUNTED: usize = 256;
+
+/// What a claim has to go through: its tenant's limit, and that of its concurrency key.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Gate {
+    /// The running jobs of a tenant.
+    Tenant(TenantId),
+    /// Those with a key.
+    Key(TenantId, String),
+}
+
+impl Gate {
+    /// The gates of a job of `tenant`; `key` empty = it has no limit of its own.
+    pub(crate) fn of(tenant: &TenantId, key: &str) -> impl Iterator<Item = Self> {
+        let own = (!key.is_empty()).then(|| Self::Key(tenant.clone(), key.to_owned()));
+        std::iter::once(Self::Tenant(tenant.clone())).chain(own)
+    }
+
+    fn tenant(&self) -> &TenantId {
+        match self {
+            Self::Tenant(tenant) | Self::Key(tenant, _) => tenant,
+        }
+    }
+}
+
+/// A limit that was met.
+#[derive(Debug)]
+struct Closed {
+    /// Claims that may be tried.
+    permits: u32,
+    /// When it was last met.
+    met: Tick,
+}
+
+/// The gates that are closed.
+#[derive(Debug, Default)]
+pub(crate) struct Gates(HashMap<Gate, Closed>);
+
+impl Gates {
+    /// Whether a job may be tried to be claimed; takes a permit where that is asked for.
+    pub(crate) fn admit(&mut self, tenant: &TenantId, key: &str) -> bool {
+        if self.0.is_empty() {
+            return true;
+        }
+        if !self.is_open(tenant, key) {
+            return false;
+        }
+        for gate in Gate::of(tenant, key) {
+            if let Some(closed) = self.0.get_mut(&gate) {
+                closed.permits = closed.permits.saturating_sub(1);
+            }
+        }
+        true
+    }
+
+    /// Whether a job might be admitted.
+    pub(crate) fn is_open(&self, tenant: &TenantId, key: &str) -> bool {
+        self.0.is_empty()
+            || Gate::of(tenant, key)
+                .all(|gate| self.0.get(&gate).is_none_or(|closed| closed.permits > 0))
+    }
+
+    /// The limit is met: nothing more is tried until there may be room.
+    pub(crate) fn met(&mut self, gate: Gate, now: Tick) {
+        self.0.insert(
+            gate,
+            Closed {
+                permits: 0,
+                met: now,
+            },
+        );
+    }
+
+    /// One was admitted and went through: there may be room for more.
+    pub(crate) fn passed(&mut self, tenant: &TenantId, key: &str) {
+        self.widen(tenant, key, 2);
+    }
+
+    /// One that was admitted needed no room after all, or one that had some has left.
+    pub(crate) fn left(&mut self, tenant: &TenantId, key: &str) {
+        self.widen(tenant, key, 1);
+    }
+
+    fn widen(&mut self, tenant: &TenantId, key: &str, permits: u32) {
+        if self.0.is_empty() {
+            return;
+        }
+        for gate in Gate::of(tenant, key) {
+            if let Some(closed) = self.0.get_mut(&gate) {
+                closed.permits = closed.permits.saturating_add(permits);
+            }
+        }
+    }
+
+    /// Jobs of a tenant have ended elsewhere: one may be tried at each of its gates.
+    pub(crate) fn left_elsewhere(&mut self, tenant: &TenantId) -> bool {
+        let mut opened = false;
+        for (gate, closed) in &mut self.0 {
+            if gate.tenant() == tenant && closed.permits == 0 {
+                closed.permits = 1;
+                opened = true;
+            }
+        }
+        opened
+    }
+
+    /// Time has passed: each may be tried once, because what others did may not have been heard.
+    pub(crate) fn try_again(&mut self, now: Tick) {
+        self.0
+            .retain(|_, closed| now.since(closed.met) < FORGET_AFTER);
+        for closed in self.0.values_mut() {
+            closed.permits = closed.permits.max(1);
+        }
+    }
+
+    /// Forgets every limit: they may have changed.
+    pub(crate) fn open_all(&mut self) {
+        self.0.clear();
+    }
+
+    /// What counts for the limits that were met.
+    pub(crate) fn counted_by(&self) -> Vec<(TenantId, Index)> {
+        let index = |gate: &Gate| match gate {
+            Gate::Tenant(tenant) => keyspace::open_held(tenant),
+            Gate::Key(tenant, key) => keyspace::concurrency(tenant, key),
+        };
+        let gates = self.0.keys().take(COUNTED);
+        gates
+            .map(|gate| (gate.tenant().clone(), index(gate)))
+            .collect()
+    }
+
+    /// Whether a limit was met and not left since.
+    pub(crate) fn is_met(&self, gate: &Gate) -> bool {
+        self.0.contains_key(gate)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(seconds: u64) -> Tick {
+        Tick::new(Duration::from_secs(seconds))
+    }
+
+    #[test]
+    fn a_met_limit_admits_as_many_as_have_left() {
+        let mut gates = Gates::default();
+        let tenant = TenantId::from_trusted("acme");
+        assert!(gates.admit(&tenant, "k"));
+        gates.met(Gate::Key(tenant.clone(), "k".to_owned()), at(0));
+        assert!(!gates.admit(&tenant, "k"));
+        assert!(gates.admit(&tenant, "other") && gates.admit(&tenant, ""));
+        gates.left(&tenant, "k");
+        assert!(gates.admit(&tenant, "k"));
+        assert!(!gates.admit(&tenant, "k"));
+    }
+
+    #[test]
+    fn a_job_takes_no_permit_of_its_tenant_that_its_key_keeps_out() {
+        let mut gates = Gates::default();
+        let tenant = TenantId::from_trusted("acme");
+        gates.met(Gate::Tenant(tenant.clone()), at(0));
+        gates.met(Gate::Key(tenant.clone(), "k".to_owned()), at(0));
+        gates.left(&tenant, "");
+        assert!(!gates.admit(&tenant, "k"));
+        assert!(gates.admit(&tenant, ""));
+        assert!(!gates.admit(&tenant, ""));
+    }
+
+    #[test]
+    fn room_that_nobody_told_of_is_found_in_time() {
+        let mut gates = Gates::default();
+        let tenant = TenantId::from_trusted("acme");
+        gates.met(Gate::Tenant(tenant.clone()), at(0));
+        gates.try_again(at(1));
+        assert!(gates.admit(&tenant, ""));
+        // It went through: more are tried, twice as many each time.
+        gates.passed(&tenant, "");
+        assert!(gates.admit(&tenant, "") && gates.admit(&tenant, ""));
+        assert!(!gates.admit(&tenant, ""));
+        assert!(!gates.left_elsewhere(&TenantId::from_trusted("beta")));
+        assert!(gates.left_elsewhere(&tenant));
+        assert!(gates.admit(&tenant, ""));
+        gates.try_again(at(31));
+        assert!(!gates.is_met(&Gate::Tenant(tenant)));
+    }
+}

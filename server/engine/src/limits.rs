@@ -1,0 +1,209 @@
+//! Limits on what a tenant may run and submit: the preconditions that keep them, what it means when
+//! one is met, and making room for jobs that ask for it. Counting again is in [`recount`].
+
+mod recount;
+
+use coretex_core::id::{JobId, TenantId};
+use coretex_core::job::transition::{Trigger, apply};
+use coretex_core::job::{ConcurrencyAction, Job, JobSpec};
+use coretex_core::routing::{Routing, Running};
+use coretex_core::time::Timestamp;
+use coretex_store::{Limit, Order, Precondition, Range, Rate};
+
+use crate::dispatch::state::gates::Gate;
+use crate::engine::Engine;
+use crate::{Error, Result, keyspace};
+
+/// Holders of a limit that are named.
+pub(crate) const NAMED: usize = 10;
+/// Holders of one key that are looked at to make room.
+const LOOKED_AT: usize = 1_000;
+/// Who cancels the oldest holder of a key.
+const PRINCIPAL: &str = "system:concurrency";
+
+/// A limit that stopped a commit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Met {
+    /// Too many jobs of the tenant wait.
+    Waiting,
+    /// The tenant submits too fast; it may again at this time.
+    SubmitRate(Timestamp),
+    /// As many jobs of the tenant run as may.
+    Tenant,
+    /// As many jobs run with the key as may; some of them.
+    Key(Vec<JobId>),
+}
+
+/// A precondition that fewer than `limit` jobs of a tenant run.
+fn running_below(tenant: &TenantId, limit: u64) -> Precondition {
+    Precondition::SizeBelow {
+        index: keyspace::open_held(tenant),
+        limit,
+        name_holders: 0,
+    }
+}
+
+/// A precondition that fewer than `limit` jobs of a tenant wait.
+pub(crate) fn waiting_below(tenant: &TenantId, limit: u64) -> Precondition {
+    Precondition::SizeBelow {
+        index: keyspace::open_waiting(tenant),
+        limit,
+        name_holders: 0,
+    }
+}
+
+/// A precondition that a key has room.
+pub(crate) fn key_below(tenant: &TenantId, running: Running<'_>) -> Precondition {
+    Precondition::SizeBelow {
+        index: keyspace::concurrency(tenant, running.key),
+        limit: running.limit.into(),
+        name_holders: NAMED,
+    }
+}
+
+/// What must hold for a job to be handed out.
+pub(crate) fn to_run(routing: &Routing, spec: &JobSpec, tenant: &TenantId) -> Vec<Precondition> {
+    let most = routing.tenant(tenant).max_running_jobs;
+    let of_tenant = most.map(|limit| running_below(tenant, limit));
+    let running = routing.concurrency(spec, tenant);
+    let of_key = running.map(|running| key_below(tenant, running));
+    of_tenant.into_iter().chain(of_key).collect()
+}
+
+/// What must hold for a job to be accepted, beside what holds for handing it out.
+pub(crate) fn to_submit(routing: &Routing, spec: &JobSpec, tenant: &TenantId) -> Vec<Precondition> {
+    let rate = routing.tenant(tenant).submit_rate;
+    let bucket = rate.map(|rate| Precondition::Bucket {
+        key: keyspace::submit_rate(tenant),
+        rate: Rate {
+            permits: rate.permits,
+            per: rate.per,
+            burst: rate.burst,
+        },
+        cost: 1,
+    });
+    let refusing = routing
+        .concurrency(spec, tenant)
+        .filter(|running| running.on_limit == ConcurrencyAction::Reject)
+        .map(|running| key_below(tenant, running));
+    // What is refused takes nothing from the rate: all conditions are looked at first.
+    refusing.into_iter().chain(bucket).collect()
+}
+
+/// Which limit stopped a commit about a job of `tenant`.
+pub(crate) fn met(tenant: &TenantId, limit: &Limit) -> Met {
+    match limit {
+        Limit::Bucket { at, .. } => Met::SubmitRate(*at),
+        Limit::Size { index, .. } if *index == keyspace::open_waiting(tenant) => Met::Waiting,
+        Limit::Size { index, .. } if *index == keyspace::open_held(tenant) => Met::Tenant,
+        Limit::Size { holders, .. } => {
+            let held_by = holders
+                .iter()
+                .filter_map(|one| keyspace::parse_by_time(one));
+            Met::Key(held_by.map(|(_, id)| id).collect())
+        }
+    }
+}
+
+impl Engine {
+    /// A limit kept a job from being handed out: no more like it are tried until there may be room.
+    pub(crate) fn limit_met(&self, spec: &JobSpec, tenant: &TenantId, met: &Met) {
+        let routing = self.routing();
+        let gate = match met {
+            Met::Tenant => Gate::Tenant(tenant.clone()),
+            Met::Key(_) => match routing.concurrency(spec, tenant) {
+                Some(running) => Gate::Key(tenant.clone(), running.key.to_owned()),
+                None => return,
+            },
+            Met::Waiting | Met::SubmitRate(_) => return,
+        };
+        let now = self.tick();
+        self.dispatcher().lock().gates.met(gate, now);
+    }
+
+    /// A job that was handed out is out no more: what waits for its place may be tried.
+    pub(crate) fn place_left(&self, before: Option<&Job>, after: &Job) {
+        let held = before.filter(|before| before.state.is_held() && !after.state.is_held());
+        if let Some(lease) = held.and_then(|before| before.lease.as_ref()) {
+            let mut state = self.dispatcher().lock();
+            state.gates.left(&after.tenant, &lease.concurrency_key);
+            drop(state);
+            self.dispatcher().wake();
+        }
+    }
+
+    /// Cancels the oldest jobs that hold a key, if a job that has just been accepted finds it full
+    /// and asks for that. A holder that is being cancelled already makes room by itself.
+    pub(crate) async fn make_room(&self, waiting: &Job) -> Result<()> {
+        let routing = self.routing();
+        let Some(running) = routing
+            .concurrency(&waiting.spec, &waiting.tenant)
+            .filter(|running| running.on_limit == ConcurrencyAction::CancelOldest)
+        else {
+            return Ok(());
+        };
+        let tenant = &waiting.tenant;
+        let range = [Range::all(keyspace::concurrency(tenant, running.key))];
+        let read = self
+            .store()
+            .range(self.shard(), &range, LOOKED_AT, Order::Ascending)
+            .await?;
+        let names: Vec<_> = read
+            .value
+            .into_iter()
+            .flatten()
+            .filter_map(|member| keyspace::parse_by_time(&member))
+            .map(|(_, id)| (tenant.clone(), id))
+            .collect();
+        let holders = self.load_readable(&names).await?;
+        let staying: Vec<_> = holders
+            .into_iter()
+            .flatten()
+            .filter(|loaded| loaded.job.cancel.is_none() && loaded.job.state.is_held())
+            .collect();
+        let excess = (staying.len() + 1).saturating_sub(running.limit as usize);
+        for loaded in staying.into_iter().take(excess) {
+            let id = loaded.job.id.clone();
+            let reason = format!(
+                "made room for job {} under the concurrency key `{}`",
+                waiting.id, running.key
+            );
+            let grace = self.timing().cancel_grace;
+            let cancelled = self.change(tenant, &id, Some(loaded), |job, now| {
+                let trigger = Trigger::CancelRequested {
+                    principal_id: PRINCIPAL.to_owned(),
+                    reason: reason.clone(),
+                    grace,
+                    force: false,
+                };
+                apply(job, trigger, now)
+            });
+            match cancelled.await {
+                // One that has ended meanwhile has made room, too.
+                Ok(_) | Err(Error::NotFound { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes room for waiting jobs of this replica's queues that ask for it and have found their
+    /// keys full: whoever accepted them may be gone, and holders may have come since.
+    pub(crate) async fn make_room_for_waiting(&self) {
+        let waiting = self.dispatcher().lock().waiting_to_replace();
+        for job in waiting {
+            if let Err(error) = self.make_room(&job).await {
+                tracing::warn!(%error, job_id = %job.id, "no room made yet under a concurrency key");
+            }
+        }
+    }
+
+    /// Why the limits of a job keep it from running, as far as this replica has met them.
+    pub(crate) fn limits_met(&self, job: &Job) -> Option<Gate> {
+        let routing = self.routing();
+        let running = routing.concurrency(&job.spec, &job.tenant);
+        let key = running.map_or("", |running| running.key);
+        let state = self.dispatcher().lock();
+        Gate::of(&job.tenant, key).find(|gate| state.gates.is_met(gate))
+    }
+}
