@@ -45,6 +45,8 @@ impl Gate {
 struct Closed {
     /// Claims that may be tried.
     permits: u32,
+    /// There may be room that nobody here knows of: each claim that goes through lets more be tried.
+    exploring: bool,
     /// When it was last met.
     met: Tick,
 }
@@ -83,28 +85,30 @@ impl Gates {
             gate,
             Closed {
                 permits: 0,
+                exploring: false,
                 met: now,
             },
         );
     }
 
-    /// One was admitted and went through: there may be room for more.
+    /// One was admitted and went through: where that was not known before, there may be room for
+    /// more.
     pub(crate) fn passed(&mut self, tenant: &TenantId, key: &str) {
-        self.widen(tenant, key, 2);
+        self.widen(tenant, key, |closed| if closed.exploring { 2 } else { 0 });
     }
 
     /// One that was admitted needed no room after all, or one that had some has left.
     pub(crate) fn left(&mut self, tenant: &TenantId, key: &str) {
-        self.widen(tenant, key, 1);
+        self.widen(tenant, key, |_| 1);
     }
 
-    fn widen(&mut self, tenant: &TenantId, key: &str, permits: u32) {
+    fn widen(&mut self, tenant: &TenantId, key: &str, permits: impl Fn(&Closed) -> u32) {
         if self.0.is_empty() {
             return;
         }
         for gate in Gate::of(tenant, key) {
             if let Some(closed) = self.0.get_mut(&gate) {
-                closed.permits = closed.permits.saturating_add(permits);
+                closed.permits = closed.permits.saturating_add(permits(closed));
             }
         }
     }
@@ -115,6 +119,7 @@ impl Gates {
         for (gate, closed) in &mut self.0 {
             if gate.tenant() == tenant && closed.permits == 0 {
                 closed.permits = 1;
+                closed.exploring = true;
                 opened = true;
             }
         }
@@ -127,6 +132,7 @@ impl Gates {
             .retain(|_, closed| now.since(closed.met) < FORGET_AFTER);
         for closed in self.0.values_mut() {
             closed.permits = closed.permits.max(1);
+            closed.exploring = true;
         }
     }
 
