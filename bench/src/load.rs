@@ -54,6 +54,16 @@ pub(crate) fn client_of(urls: &[&str], connections: usize) -> Result<Client> {
         .build()?)
 }
 
+/// A client with a credential.
+pub(crate) fn client_with_key(url: &str, connections: usize, key: &str) -> Result<Client> {
+    Ok(Client::builder()
+        .server(url)
+        .api_key(key)
+        .connections(connections)
+        .deadline(Duration::from_secs(120))
+        .build()?)
+}
+
 pub(crate) fn request(topic: &str, number: usize) -> Result<SubmitJobRequest> {
     Ok(SubmitJobRequest {
         topic: topic.to_owned(),
@@ -63,7 +73,7 @@ pub(crate) fn request(topic: &str, number: usize) -> Result<SubmitJobRequest> {
     })
 }
 
-fn histogram() -> Result<Histogram<u64>> {
+pub(crate) fn histogram() -> Result<Histogram<u64>> {
     Ok(Histogram::new_with_max(600_000_000, 3)?)
 }
 
@@ -229,6 +239,6 @@ pub(crate) async fn batches(
     })
 }
 
-fn micros(duration: Duration) -> u64 {
+pub(crate) fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }

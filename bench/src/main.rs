@@ -4,12 +4,16 @@
 //! load (this program), so that CPU and memory of the server are its own.
 
 mod backends;
+mod claims;
+mod fairness;
+mod fleet;
 mod load;
 mod process;
 mod raw;
 mod replicas;
 mod report;
 mod rows;
+mod scheduler;
 mod server;
 mod source;
 mod worker;
@@ -48,6 +52,9 @@ enum Role {
     /// The no-op worker of the measurements.
     #[command(hide = true)]
     Worker(worker::Args),
+    /// Many workers, each with a session of its own.
+    #[command(hide = true)]
+    Fleet(fleet::Args),
 }
 
 #[tokio::main]
@@ -55,6 +62,7 @@ async fn main() -> ExitCode {
     let args = Args::parse();
     let done = match args.role {
         Some(Role::Worker(worker)) => worker::run(worker).await,
+        Some(Role::Fleet(fleet)) => fleet::run(fleet).await,
         None => {
             rows::run(rows::Options {
                 coretexd: args.coretexd,

@@ -18,7 +18,7 @@ pub(crate) const CONNECTIONS: usize = 4;
 pub(crate) const SLOTS: usize = 128;
 pub(crate) const MIB: f64 = 1024.0 * 1024.0;
 /// The cache that the server gives its store by default.
-const CACHE_MIB: f64 = 16.0;
+pub(crate) const CACHE_MIB: f64 = 16.0;
 
 /// What to measure.
 #[derive(Debug)]
@@ -95,7 +95,7 @@ pub(crate) async fn run(options: Options) -> Result<()> {
 /// A measured stretch: what the clients saw and what the processes used.
 pub(crate) struct Measured {
     pub(crate) seen: Seen,
-    server_cpu: f64,
+    pub(crate) server_cpu: f64,
     worker_cpu: f64,
     client_cpu: f64,
 }
@@ -139,7 +139,7 @@ impl Bench {
         self.rows.push(row);
     }
 
-    fn start(&self, keeping: Keeping) -> Result<Server> {
+    pub(crate) fn start(&self, keeping: Keeping) -> Result<Server> {
         Server::start(&self.coretexd, &self.directory, keeping, None)
     }
 
@@ -167,6 +167,7 @@ impl Bench {
             self.end_to_end("g", Keeping::Async).await?;
         }
         self.shared().await?;
+        self.scheduler().await?;
         Ok(())
     }
 

@@ -1,12 +1,13 @@
 //! The processes under test: the server and its workers, stopped when dropped.
 
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use std::io::{BufRead, BufReader};
 
 use crate::backends::Backends;
+use crate::worker::CONNECTED;
 use crate::{Result, process};
 
 /// How a server keeps its data.
@@ -62,10 +63,11 @@ impl Server {
         let directory = tempfile::TempDir::with_prefix_in("coretex-bench-", parent)?;
         let data = directory.path().join("data");
         let config = directory.path().join("config.toml");
-        // Retention is short, so that sweeping runs during every row. The limit on waiting jobs is
-        // out of the way of the row that fills the queue to 100,000.
+        // Retention is short, so that sweeping runs during every row. The limits are out of the way
+        // of the rows that fill queues and connect many workers.
         let settings = format!(
-            "[store]\ndurability = \"{}\"\n[retention]\njobs = \"20s\"\n[limits]\nmax_waiting_jobs = 2000000\n",
+            "[store]\ndurability = \"{}\"\n[retention]\njobs = \"20s\"\n[limits]\nmax_waiting_jobs = 2000000\n\
+             max_sessions = 20000\nmax_connections = 20000\n",
             keeping.durability()
         );
         std::fs::write(&config, settings)?;
@@ -134,10 +136,11 @@ impl Drop for Server {
     }
 }
 
-/// A worker process that does nothing, many times.
+/// A process with workers that do nothing, many times.
 #[derive(Debug)]
 pub(crate) struct Worker {
     child: Child,
+    said: Option<BufReader<ChildStdout>>,
 }
 
 impl Worker {
@@ -153,27 +156,68 @@ impl Worker {
         parallel: usize,
         work: Duration,
     ) -> Result<Self> {
+        let work = work.as_millis().to_string();
+        Self::start_with(servers, topic, parallel, &["--work-ms", &work])
+    }
+
+    /// As [`Self::start`], with further arguments of the role.
+    pub(crate) fn start_with(
+        servers: &[&Server],
+        topic: &str,
+        parallel: usize,
+        further: &[&str],
+    ) -> Result<Self> {
         let urls: Vec<&str> = servers.iter().map(|server| server.url.as_str()).collect();
+        let (urls, parallel) = (urls.join(","), parallel.to_string());
+        let args = ["worker", "--server", &urls, "--topic", topic];
+        let args = [&args, ["--parallel", &parallel].as_slice(), further].concat();
+        Self::spawn(&args)
+    }
+
+    /// Starts this program in another role; its workers have connected when this returns.
+    pub(crate) fn spawn(args: &[&str]) -> Result<Self> {
         let mut child = Command::new(std::env::current_exe()?)
-            .args(["worker", "--server", &urls.join(","), "--topic", topic])
-            .args(["--parallel", &parallel.to_string()])
-            .args(["--work-ms", &work.as_millis().to_string()])
+            .args(args)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .spawn()?;
-        let stdout = child.stdout.take().ok_or("no stdout")?;
-        let mut line = String::new();
-        BufReader::new(stdout).read_line(&mut line)?;
-        if line.trim() != "connected" {
-            stop(&mut child);
-            return Err("the worker did not connect".into());
+        let said = child.stdout.take().map(BufReader::new);
+        let mut worker = Self { child, said };
+        let line = next_line(worker.said.as_mut().ok_or("no stdout")?)?;
+        if line == CONNECTED {
+            Ok(worker)
+        } else {
+            Err("the worker did not connect".into())
         }
-        Ok(Self { child })
+    }
+
+    /// Waits until it says this, as the next thing.
+    pub(crate) async fn says(&mut self, expected: &str) -> Result<()> {
+        let mut said = self.said.take().ok_or("no stdout")?;
+        let (said, line) = tokio::task::spawn_blocking(move || {
+            let line = next_line(&mut said);
+            (said, line)
+        })
+        .await?;
+        self.said = Some(said);
+        let line = line?;
+        if line == expected {
+            Ok(())
+        } else {
+            Err(format!("the worker said {line:?} in place of {expected:?}").into())
+        }
     }
 
     pub(crate) fn cpu(&self) -> Result<Duration> {
         process::cpu(self.child.id())
     }
+}
+
+/// A line, or nothing when the process has ended.
+fn next_line(from: &mut BufReader<ChildStdout>) -> Result<String> {
+    let mut line = String::new();
+    from.read_line(&mut line)?;
+    Ok(line.trim().to_owned())
 }
 
 impl Drop for Worker {
