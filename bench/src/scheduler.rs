@@ -1,5 +1,6 @@
-//! The rows on the scheduler that take the whole of it: many workers. Fairness is in
-//! [`fairness`](crate::fairness), the cost of claims in [`claims`](crate::claims).
+//! The rows on the scheduler, and the one with many workers. Fairness and urgent jobs are in
+//! [`fairness`](crate::fairness), the cost of claims is in [`claims`](crate::claims), what plays the
+//! workers in [`fleet`](crate::fleet).
 
 use std::time::{Duration, Instant};
 
