@@ -216,6 +216,8 @@ pub struct Timing {
     pub heartbeat_timeout: Duration,
     /// How long a worker may take to stop after a cancel.
     pub cancel_grace: Duration,
+    /// How long a job waits until it rises one class of priority.
+    pub priority_rise: Duration,
     /// The longest shutdown.
     pub drain_timeout: Duration,
 }
@@ -288,6 +290,7 @@ impl Default for Config {
                 heartbeat_interval: Duration::from_secs(5),
                 heartbeat_timeout: Duration::from_secs(30),
                 cancel_grace: Duration::from_secs(30),
+                priority_rise: coretex_core::queue::rank::DEFAULT_RISE_AFTER,
                 drain_timeout: Duration::from_secs(30),
             },
         }

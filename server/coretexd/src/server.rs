@@ -292,6 +292,7 @@ fn engine_options(
             heartbeat_interval: timing.heartbeat_interval,
             session_silence: timing.heartbeat_timeout,
             cancel_grace: timing.cancel_grace,
+            rise_after: timing.priority_rise,
             ..coretex_engine::Timing::default()
         },
         routing: coretex_core::routing::Routing::default(),

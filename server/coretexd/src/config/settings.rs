@@ -540,6 +540,14 @@ pub static SETTINGS: &[Setting] = &[
         "How long a worker may take to stop a cancelled job where the caller says nothing."
     ),
     setting!(
+        "timing.priority_rise",
+        "CORETEX_TIMING_PRIORITY_RISE",
+        None,
+        timing.priority_rise,
+        "How long a job waits until it rises one class of priority, from BATCH to INTERACTIVE and \
+         then before all but CRITICAL, so that nothing starves. `0s`: nothing rises."
+    ),
+    setting!(
         "timing.drain_timeout",
         "CORETEX_TIMING_DRAIN_TIMEOUT",
         None,
