@@ -226,6 +226,7 @@ impl Engine {
         engine.spawn("lazy writes", Self::run_lazy_writes);
         engine.spawn("replicas", Self::run_replicas);
         engine.spawn("recount", Self::run_recount);
+        engine.spawn("making room", Self::run_make_room);
         engine.spawn("sweeper", Self::run_sweeper);
         engine.spawn("credentials", Self::run_credentials);
         Ok(engine)

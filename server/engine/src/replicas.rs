@@ -77,8 +77,9 @@ pub(crate) struct Replicas {
     /// Jobs that others have changed and that this replica has to look at.
     behind: Mutex<HashSet<(TenantId, JobId)>>,
     look: Notify,
-    /// Jobs that have ended here, of which the others have not been told yet.
-    ends: Mutex<HashMap<TenantId, Vec<JobId>>>,
+    /// Jobs that have ended here, and the concurrency keys under which they counted, of which the
+    /// others have not been told yet.
+    ends: Mutex<HashMap<TenantId, Vec<(JobId, String)>>>,
     ended: Notify,
     /// The store's epoch at the last look.
     epoch: AtomicU64,

@@ -37,7 +37,6 @@ impl Engine {
                 _ = reread.tick() => {
                     self.dispatcher().lock().look_again(self.tick());
                     all = self.has_peers();
-                    self.make_room_for_waiting().await;
                 }
             }
             loop {
