@@ -20,3 +20,4 @@ mod contract;
 mod jobs;
 mod outages;
 mod restarts;
+mod scheduling;
