@@ -153,7 +153,7 @@ pub struct LeftOpen {
 }
 
 /// One snapshot of the tables.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Routing {
     topics: PatternMap<TopicRule>,
     pools: BTreeMap<PoolName, PoolRule>,
@@ -258,6 +258,17 @@ impl Routing {
     #[must_use]
     pub fn tenant(&self, tenant: &TenantId) -> &TenantRule {
         self.tenants.get(tenant).unwrap_or(&self.default_tenant)
+    }
+
+    /// The tenants of the table.
+    pub fn tenants(&self) -> impl Iterator<Item = (&TenantId, &TenantRule)> {
+        self.tenants.iter()
+    }
+
+    /// The rule of the tenants that the table does not name.
+    #[must_use]
+    pub const fn default_tenant(&self) -> &TenantRule {
+        &self.default_tenant
     }
 
     /// Fills in what a topic says about its jobs where their submitter said nothing. The limit on

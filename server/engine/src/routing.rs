@@ -2,9 +2,12 @@
 
 use std::sync::Arc;
 
+use coretex_core::id::{PoolName, TenantId};
 use coretex_core::routing::Routing;
+use coretex_core::routing::pattern::TopicPattern;
 use parking_lot::RwLock;
 
+use crate::access::Caller;
 use crate::engine::Engine;
 
 /// The tables that this replica goes by.
@@ -50,8 +53,43 @@ impl Engine {
         *self.tables().problem.write() = Some(problem);
     }
 
+    /// The same for a caller: what is wrong may name other tenants, so only those with system rights
+    /// see it.
+    pub(crate) fn routing_problem_for(&self, caller: &Caller) -> Option<String> {
+        let problem = self.routing_problem()?;
+        if caller.system {
+            return Some(problem);
+        }
+        Some("the routing tables cannot be replaced; system admins see why".to_owned())
+    }
+
     fn routing_changed(&self) {
         self.dispatcher().lock().forget_what_was_read();
         self.dispatcher().wake();
     }
+}
+
+/// The pools of the table that a tenant may use.
+pub(crate) fn pools_of_table<'a>(
+    routing: &'a Routing,
+    tenant: &'a TenantId,
+) -> impl Iterator<Item = &'a PoolName> {
+    routing
+        .pools()
+        .filter(|(_, rule)| rule.tenants.is_empty() || rule.tenants.contains(tenant))
+        .map(|(pool, _)| pool)
+}
+
+/// The patterns of topics that name a pool and are open to a tenant.
+pub(crate) fn patterns_naming(
+    routing: &Routing,
+    pool: &PoolName,
+    tenant: &TenantId,
+) -> Vec<TopicPattern> {
+    routing
+        .topics()
+        .filter(|(_, rule)| rule.pools.contains(pool))
+        .filter(|(_, rule)| rule.tenants.is_empty() || rule.tenants.contains(tenant))
+        .map(|(pattern, _)| pattern.clone())
+        .collect()
 }

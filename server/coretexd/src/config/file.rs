@@ -10,10 +10,15 @@ use super::Config;
 use super::error::Problem;
 use super::load::{Origin, Origins};
 use super::nearest::nearest;
+use super::routing::{self, Finding};
 use super::settings::{self, SECTIONS, SETTINGS, Setting};
 use super::value::Input;
 
-/// Reads `text`, the content of `path`, into `config`.
+/// What the parser says of a key that is there twice; it goes on reading then as if nothing were
+/// wrong.
+const DUPLICATE: &str = "duplicate key";
+
+/// Reads `text`, the content of `path`, into `config`. Complaints come in the order of the file.
 pub(super) fn read(
     path: &Path,
     text: &str,
@@ -26,15 +31,26 @@ pub(super) fn read(
         text,
         config,
         origins,
-        problems,
+        found: Vec::new(),
     };
-    match DeTable::parse(text) {
-        Ok(document) => reader.document(document.get_ref()),
-        Err(error) => {
-            let place = reader.place(error.span().unwrap_or(0..0));
-            reader.problems.push(Problem::new(place, error.message()));
-        }
+    let (document, errors) = DeTable::parse_recoverable(text);
+    // What follows from a broken line is no news.
+    if errors.iter().all(|error| error.message() == DUPLICATE) {
+        reader.document(document.get_ref());
     }
+    for error in errors {
+        reader.refuse(error.span().unwrap_or(0..0), error.message());
+    }
+    problems.extend(reader.finish());
+}
+
+/// `file:line:column` of a byte of `text`, counted from 1, columns in characters.
+pub(super) fn place(path: &Path, text: &str, at: usize) -> String {
+    let before = text.get(..at).unwrap_or_default();
+    let line = before.matches('\n').count() + 1;
+    let last = before.rsplit('\n').next().unwrap_or_default();
+    let column = last.chars().count() + 1;
+    format!("{}:{line}:{column}", path.display())
 }
 
 struct Reader<'a> {
@@ -42,22 +58,25 @@ struct Reader<'a> {
     text: &'a str,
     config: &'a mut Config,
     origins: &'a mut Origins,
-    problems: &'a mut Vec<Problem>,
+    /// Complaints and where they begin.
+    found: Vec<(usize, Problem)>,
 }
 
 impl Reader<'_> {
     fn document(&mut self, document: &DeTable<'_>) {
         for (name, value) in document {
             let key: &str = name.get_ref();
+            if routing::table_named(key).is_some() {
+                continue;
+            }
             let section = settings::section_named(key);
             match (section, value.get_ref()) {
                 (Some(section), DeValue::Table(table)) => self.section(section.name, table),
                 (Some(section), _) => match section.main.and_then(settings::by_key) {
                     Some(setting) => self.value(setting, value),
                     None => {
-                        let place = self.place(name.span());
                         let message = format!("`{key}` is a section: write `[{key}]`");
-                        self.problems.push(Problem::new(place, message));
+                        self.refuse(name.span(), message);
                     }
                 },
                 (None, _) => match settings::by_key(key) {
@@ -65,6 +84,18 @@ impl Reader<'_> {
                     None => self.unknown(name.span(), "", key),
                 },
             }
+        }
+        let (tables, findings) = routing::read(document);
+        self.config.routing = tables;
+        for Finding {
+            span,
+            message,
+            hint,
+        } in findings
+        {
+            let mut problem = Problem::new(self.place(&span), message);
+            problem.hint = hint;
+            self.found.push((span.start, problem));
         }
     }
 
@@ -79,30 +110,24 @@ impl Reader<'_> {
     }
 
     fn value(&mut self, setting: &'static Setting, value: &Spanned<DeValue<'_>>) {
-        let place = self.place(value.span());
         match setting.set(self.config, Input::Toml(value.get_ref())) {
             Ok(()) => {
+                let place = self.place(&value.span());
                 self.origins.insert(setting.key, Origin::File(place));
             }
-            Err(message) => {
-                let message = format!("`{}` {message}", setting.key);
-                self.problems.push(Problem::new(place, message));
-            }
+            Err(message) => self.refuse(value.span(), format!("`{}` {message}", setting.key)),
         }
     }
 
     fn unknown(&mut self, span: Range<usize>, section: &str, name: &str) {
         // The same level first; then the right name at another level.
+        let top = SECTIONS.iter().map(|section| section.name);
+        let tables = routing::keys::TABLES.iter().map(|table| table.name);
         let here: Vec<&str> = SETTINGS
             .iter()
             .filter(|setting| setting.parts().0 == section)
             .map(|setting| setting.parts().1)
-            .chain(
-                SECTIONS
-                    .iter()
-                    .filter(|_| section.is_empty())
-                    .map(|section| section.name),
-            )
+            .chain(top.chain(tables).filter(|_| section.is_empty()))
             .collect();
         let elsewhere = || {
             SETTINGS
@@ -125,25 +150,26 @@ impl Reader<'_> {
             Some(near) => format!("unknown key `{full}`; did you mean `{near}`?"),
             None => format!("unknown key `{full}`"),
         };
-        let problem = Problem::new(self.place(span), message);
-        self.problems.push(match meant {
+        let problem = Problem::new(self.place(&span), message);
+        let problem = match meant {
             Some(_) => problem,
             None if section.is_empty() => problem.hint("docs/config.md lists the keys"),
             None => problem.hint(format!("`{section}` has the keys {}", here.join(", "))),
-        });
+        };
+        self.found.push((span.start, problem));
     }
 
-    /// `file:line:column`, counted from 1, columns in characters.
-    fn place(&self, span: Range<usize>) -> String {
-        let before = self.text.get(..span.start).unwrap_or_default();
-        let line = before.matches('\n').count() + 1;
-        let column = before
-            .rsplit('\n')
-            .next()
-            .unwrap_or_default()
-            .chars()
-            .count()
-            + 1;
-        format!("{}:{line}:{column}", self.path.display())
+    fn refuse(&mut self, span: Range<usize>, message: impl Into<String>) {
+        let problem = Problem::new(self.place(&span), message);
+        self.found.push((span.start, problem));
+    }
+
+    fn place(&self, span: &Range<usize>) -> String {
+        place(self.path, self.text, span.start)
+    }
+
+    fn finish(mut self) -> impl Iterator<Item = Problem> {
+        self.found.sort_by_key(|(start, _)| *start);
+        self.found.into_iter().map(|(_, problem)| problem)
     }
 }
