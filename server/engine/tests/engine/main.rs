@@ -23,6 +23,7 @@ mod losses;
 mod outbound;
 mod placement;
 mod policy;
+mod pools;
 mod queue;
 mod replicas;
 mod rerun;
