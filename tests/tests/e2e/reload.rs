@@ -37,7 +37,7 @@ fn replace(path: &Path, text: &str) {
 }
 
 async fn pools(client: &Client) -> Vec<String> {
-    let listed = client.list_pools_page(ListPoolsRequest::default()).await;
+    let listed = client.list_pools(ListPoolsRequest::default()).await;
     let pools = listed.unwrap().pools.into_iter();
     pools.map(|pool| pool.pool).collect()
 }
