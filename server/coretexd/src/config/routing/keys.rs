@@ -62,7 +62,8 @@ pub static TOPICS: Table = Table {
           or more; the most specific pattern that matches a job's topic is the one that counts. \
           Without any entry the table is open: a topic is served by whichever workers name it. \
           With entries it is closed: a job whose topic matches none, or whose tenant is not let \
-          in, fails with `no_pool_mapping`.",
+          in, fails with `no_pool_mapping`. `input_schema_id` and `output_schema_id` are refused: \
+          schemas are not available in this version.",
     keys: &[
         key(
             "pools",
