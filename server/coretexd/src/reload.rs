@@ -1,6 +1,7 @@
 //! The configuration file while the server runs: looked at once a second and on SIGHUP. Its routing
 //! tables are put in force; a file that cannot be used changes nothing, and everybody is told.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use coretex_engine::Engine;
@@ -19,7 +20,7 @@ const SETTLE: Duration = Duration::from_millis(100);
 
 /// Keeps the routing tables of an engine what the file says.
 pub(crate) struct Reload {
-    source: Source,
+    source: Arc<Source>,
     /// The configuration that the server was started with.
     running: Config,
     engine: Engine,
@@ -35,7 +36,7 @@ impl Reload {
         metrics::gauge!("coretex_config_ok").set(1.0);
         metrics::counter!("coretex_config_reload_failures_total").increment(0);
         Self {
-            source,
+            source: Arc::new(source),
             running,
             engine,
             seen,
@@ -75,7 +76,7 @@ impl Reload {
             }
         }
         match &now {
-            Ok(text) => self.read(text.clone()),
+            Ok(text) => self.read(text.clone()).await,
             Err(reason) => self.keep(reason.clone()),
         }
         self.seen = now;
@@ -88,10 +89,14 @@ impl Reload {
         read.await.ok()
     }
 
-    fn read(&mut self, text: String) {
-        match self.source.load(text) {
-            Ok(loaded) => self.apply(loaded.config),
-            Err(error) => self.keep(error.brief()),
+    async fn read(&mut self, text: String) {
+        let source = Arc::clone(&self.source);
+        // A large file is work for a moment.
+        let loaded = tokio::task::spawn_blocking(move || source.load(text));
+        match loaded.await {
+            Ok(Ok(loaded)) => self.apply(loaded.config),
+            Ok(Err(error)) => self.keep(error.brief()),
+            Err(error) => self.keep(format!("the file could not be read: {error}")),
         }
     }
 

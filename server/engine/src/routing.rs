@@ -1,5 +1,6 @@
 //! The routing tables in force, and what follows when others take their place.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use coretex_core::id::{PoolName, TenantId};
@@ -80,16 +81,20 @@ pub(crate) fn pools_of_table<'a>(
         .map(|(pool, _)| pool)
 }
 
-/// The patterns of topics that name a pool and are open to a tenant.
-pub(crate) fn patterns_naming(
+/// The patterns of topics that are open to a tenant, by the pools that they name.
+pub(crate) fn patterns_by_pool(
     routing: &Routing,
-    pool: &PoolName,
     tenant: &TenantId,
-) -> Vec<TopicPattern> {
-    routing
+) -> BTreeMap<PoolName, Vec<TopicPattern>> {
+    let mut patterns: BTreeMap<PoolName, Vec<TopicPattern>> = BTreeMap::new();
+    let open = routing
         .topics()
-        .filter(|(_, rule)| rule.pools.contains(pool))
-        .filter(|(_, rule)| rule.tenants.is_empty() || rule.tenants.contains(tenant))
-        .map(|(pattern, _)| pattern.clone())
-        .collect()
+        .filter(|(_, rule)| rule.tenants.is_empty() || rule.tenants.contains(tenant));
+    for (pattern, rule) in open {
+        for pool in &rule.pools {
+            let naming = patterns.entry(pool.clone()).or_default();
+            naming.push(pattern.clone());
+        }
+    }
+    patterns
 }

@@ -41,16 +41,50 @@ pub(super) fn read(
     for error in errors {
         reader.refuse(error.span().unwrap_or(0..0), error.message());
     }
-    problems.extend(reader.finish());
+    let mut found = reader.found;
+    found.sort_by_key(|finding| finding.span.start);
+    let mut places = Places::new(path, text);
+    problems.extend(found.into_iter().map(|finding| Problem {
+        place: places.of(finding.span.start),
+        message: finding.message,
+        hint: finding.hint,
+    }));
 }
 
-/// `file:line:column` of a byte of `text`, counted from 1, columns in characters.
-pub(super) fn place(path: &Path, text: &str, at: usize) -> String {
-    let before = text.get(..at).unwrap_or_default();
-    let line = before.matches('\n').count() + 1;
-    let last = before.rsplit('\n').next().unwrap_or_default();
-    let column = last.chars().count() + 1;
-    format!("{}:{line}:{column}", path.display())
+/// Tells places of a text as `file:line:column`, counted from 1, columns in characters. Asked in the
+/// order of the text it goes through it once.
+pub(super) struct Places<'a> {
+    path: &'a Path,
+    text: &'a str,
+    /// The beginning of the line of the last place, and its number.
+    start: usize,
+    line: usize,
+}
+
+impl<'a> Places<'a> {
+    pub(super) const fn new(path: &'a Path, text: &'a str) -> Self {
+        Self {
+            path,
+            text,
+            start: 0,
+            line: 1,
+        }
+    }
+
+    /// The place of a byte.
+    pub(super) fn of(&mut self, at: usize) -> String {
+        if at < self.start {
+            (self.start, self.line) = (0, 1);
+        }
+        let between = self.text.get(self.start..at).unwrap_or_default();
+        self.line += between.matches('\n').count();
+        if let Some(end) = between.rfind('\n') {
+            self.start += end + 1;
+        }
+        let before = self.text.get(self.start..at).unwrap_or_default();
+        let column = before.chars().count() + 1;
+        format!("{}:{}:{column}", self.path.display(), self.line)
+    }
 }
 
 struct Reader<'a> {
@@ -58,8 +92,7 @@ struct Reader<'a> {
     text: &'a str,
     config: &'a mut Config,
     origins: &'a mut Origins,
-    /// Complaints and where they begin.
-    found: Vec<(usize, Problem)>,
+    found: Vec<Finding>,
 }
 
 impl Reader<'_> {
@@ -87,16 +120,7 @@ impl Reader<'_> {
         }
         let (tables, findings) = routing::read(document);
         self.config.routing = tables;
-        for Finding {
-            span,
-            message,
-            hint,
-        } in findings
-        {
-            let mut problem = Problem::new(self.place(&span), message);
-            problem.hint = hint;
-            self.found.push((span.start, problem));
-        }
+        self.found.extend(findings);
     }
 
     fn section(&mut self, section: &str, table: &DeTable<'_>) {
@@ -112,7 +136,7 @@ impl Reader<'_> {
     fn value(&mut self, setting: &'static Setting, value: &Spanned<DeValue<'_>>) {
         match setting.set(self.config, Input::Toml(value.get_ref())) {
             Ok(()) => {
-                let place = self.place(&value.span());
+                let place = Places::new(self.path, self.text).of(value.span().start);
                 self.origins.insert(setting.key, Origin::File(place));
             }
             Err(message) => self.refuse(value.span(), format!("`{}` {message}", setting.key)),
@@ -150,26 +174,15 @@ impl Reader<'_> {
             Some(near) => format!("unknown key `{full}`; did you mean `{near}`?"),
             None => format!("unknown key `{full}`"),
         };
-        let problem = Problem::new(self.place(&span), message);
-        let problem = match meant {
-            Some(_) => problem,
-            None if section.is_empty() => problem.hint("docs/config.md lists the keys"),
-            None => problem.hint(format!("`{section}` has the keys {}", here.join(", "))),
-        };
-        self.found.push((span.start, problem));
+        let finding = Finding::new(span, message);
+        self.found.push(match meant {
+            Some(_) => finding,
+            None if section.is_empty() => finding.hint("docs/config.md lists the keys"),
+            None => finding.hint(format!("`{section}` has the keys {}", here.join(", "))),
+        });
     }
 
     fn refuse(&mut self, span: Range<usize>, message: impl Into<String>) {
-        let problem = Problem::new(self.place(&span), message);
-        self.found.push((span.start, problem));
-    }
-
-    fn place(&self, span: &Range<usize>) -> String {
-        place(self.path, self.text, span.start)
-    }
-
-    fn finish(mut self) -> impl Iterator<Item = Problem> {
-        self.found.sort_by_key(|(start, _)| *start);
-        self.found.into_iter().map(|(_, problem)| problem)
+        self.found.push(Finding::new(span, message));
     }
 }

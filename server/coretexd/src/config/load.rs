@@ -215,7 +215,7 @@ pub(super) fn read_file(path: &Path) -> Result<File, Problem> {
         Err(error) => {
             let good = error.utf8_error().valid_up_to();
             let text = String::from_utf8_lossy(error.as_bytes());
-            let place = file::place(path, &text, good);
+            let place = file::Places::new(path, &text).of(good);
             Err(Problem::new(place, "the file is not UTF-8"))
         }
     }

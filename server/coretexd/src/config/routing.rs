@@ -10,7 +10,7 @@ pub mod reference;
 mod rules;
 mod show;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use coretex_core::id::{PoolName, TenantId};
@@ -37,7 +37,7 @@ pub(super) struct Finding {
 }
 
 impl Finding {
-    fn new(span: Range<usize>, message: impl Into<String>) -> Self {
+    pub(super) fn new(span: Range<usize>, message: impl Into<String>) -> Self {
         Self {
             span,
             message: message.into(),
@@ -45,7 +45,7 @@ impl Finding {
         }
     }
 
-    fn hint(mut self, hint: impl Into<String>) -> Self {
+    pub(super) fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self
     }
@@ -61,7 +61,7 @@ pub(super) fn table_named(name: &str) -> Option<&'static Table> {
 pub(super) fn read(document: &DeTable<'_>) -> (Routing, Vec<Finding>) {
     let mut findings = Vec::new();
     // Also one with a mistake inside is a pool that topics may name.
-    let known: Vec<&str> = entries(document, &POOLS)
+    let known: BTreeSet<&str> = entries(document, &POOLS)
         .map(|entries| entries.keys().map(|name| name.get_ref().as_ref()).collect())
         .unwrap_or_default();
     let topics: BTreeMap<TopicPattern, TopicRule> =
@@ -167,7 +167,7 @@ fn pattern(name: &str, entry: &mut Entry<'_, '_>) -> Option<TopicPattern> {
         Err(error) => {
             entry.refuse_name(&error.to_string());
             // What else is wrong with it is said at once.
-            let _unused = rules::topic(entry, &[]);
+            let _unused = rules::topic(entry, &BTreeSet::new());
             None
         }
     }

@@ -1,6 +1,11 @@
 //! Files as a whole: duplicates, many mistakes at once, bytes that are no text.
 
+use std::time::{Duration, Instant};
+
 use crate::{load_bytes, load_text, refused};
+
+/// A look at every name for every mistake would take hours.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 #[test]
 fn duplicates_do_not_hide_what_else_is_wrong() {
@@ -66,4 +71,22 @@ fn a_summary_is_one_bounded_line() {
     assert!(brief.contains("c.toml:20:1"), "{brief}");
     assert!(!brief.contains("c.toml:21:1"), "{brief}");
     assert!(brief.ends_with("; and 10 more"), "{brief}");
+}
+
+#[test]
+fn a_file_full_of_mistakes_is_told_of_soon() {
+    let pools: String = (0..1_000)
+        .map(|number| format!("[pools.{number:0>40}]\n"))
+        .collect();
+    let names: String = (0..1_000)
+        .map(|number| format!("'{number:x>40}',\n"))
+        .collect();
+    let topics: String = (0..100)
+        .map(|number| format!("[topics.'job.t{number}']\npools = [\n{names}]\n"))
+        .collect();
+    let started = Instant::now();
+    let found = refused(&(pools + &topics));
+    assert_eq!(found.len(), 100_000);
+    assert!(found[99_999].starts_with("101299:1: "), "{}", found[99_999]);
+    assert!(started.elapsed() < PATIENCE, "{:?}", started.elapsed());
 }

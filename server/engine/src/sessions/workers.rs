@@ -9,7 +9,7 @@ use coretex_store::{Order, Range};
 use crate::access::Caller;
 use crate::dispatch::state::session::SessionState;
 use crate::engine::Engine;
-use crate::routing::{patterns_naming, pools_of_table};
+use crate::routing::{patterns_by_pool, pools_of_table};
 use crate::types::{PageRequest, PoolInfo, RunningAttempt, WorkerInfo};
 use crate::{Error, Noun, Result, keyspace};
 
@@ -274,8 +274,9 @@ impl Engine {
             pool.topics.dedup();
         }
         let (mut pools, next) = paged(pools, &page, |pool| pool.pool.to_string())?;
+        let mut patterns = patterns_by_pool(&routing, &caller.tenant);
         for pool in &mut pools {
-            pool.topic_patterns = patterns_naming(&routing, &pool.pool, &caller.tenant);
+            pool.topic_patterns = patterns.remove(&pool.pool).unwrap_or_default();
         }
         let (workless, served): (Vec<_>, Vec<_>) =
             pools.iter_mut().partition(|pool| pool.workers == 0);
@@ -295,20 +296,27 @@ impl Engine {
 
     /// Counts what waits for pools without workers: jobs whose topic names the pool in the table.
     async fn count_for_workless(&self, caller: &Caller, pools: Vec<&mut PoolInfo>) -> Result<()> {
-        if pools.iter().all(|pool| pool.topic_patterns.is_empty()) {
+        let named = pools
+            .into_iter()
+            .filter(|one| !one.topic_patterns.is_empty());
+        let mut named: BTreeMap<PoolName, &mut PoolInfo> =
+            named.map(|one| (one.pool.clone(), one)).collect();
+        if named.is_empty() {
             return Ok(());
         }
         let queues = self.queue_depths(caller).await?;
         let routing = self.routing();
-        for pool in pools {
-            for queue in &queues.depths {
-                let rule = routing.route(&queue.topic, &caller.tenant).rule();
-                if rule.is_some_and(|rule| rule.pools.contains(&pool.pool)) {
+        for queue in &queues.depths {
+            let rule = routing.route(&queue.topic, &caller.tenant).rule();
+            for pool in rule.map(|rule| rule.pools.as_slice()).unwrap_or_default() {
+                if let Some(pool) = named.get_mut(pool) {
                     pool.waiting = pool.waiting.saturating_add(queue.waiting);
                     pool.waiting_capped |= queue.capped;
                 }
             }
-            pool.waiting_capped |= queues.capped && !pool.topic_patterns.is_empty();
+        }
+        for pool in named.into_values() {
+            pool.waiting_capped |= queues.capped;
         }
         Ok(())
     }

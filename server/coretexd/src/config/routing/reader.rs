@@ -98,6 +98,11 @@ impl<'a, 'f> Entry<'a, 'f> {
         self.findings.push(Finding::new(self.span.clone(), message));
     }
 
+    /// How much was found wrong so far.
+    pub(super) const fn found(&self) -> usize {
+        self.findings.len()
+    }
+
     /// Whether the document has `key`.
     pub(super) fn has(&self, key: &str) -> bool {
         self.table.contains_key(key)

@@ -1,5 +1,6 @@
 //! The rules of a topic, of a pool and of a tenant, field by field.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use coretex_core::id::{PoolName, TenantId};
@@ -17,6 +18,8 @@ const SHORTEST: Duration = Duration::from_millis(1);
 const LONGEST: Duration = Duration::from_secs(366 * 24 * 3_600);
 /// The most permits of a rate, and of a burst.
 const MAX_PERMITS: u32 = 1_000_000;
+/// Findings beyond which no nearest name is looked for.
+const MAX_ADVICE: usize = 10;
 /// The longest period of a rate.
 const MAX_PERIOD: Duration = Duration::from_secs(24 * 3_600);
 
@@ -28,14 +31,16 @@ pub(super) const ON_LIMIT: [(&str, ConcurrencyAction); 3] = [
 ];
 
 /// Reads the rule of a topic; `known` are the pools of the table, if there is one.
-pub(super) fn topic(entry: &mut Entry<'_, '_>, known: &[&str]) -> TopicRule {
+pub(super) fn topic(entry: &mut Entry<'_, '_>, known: &BTreeSet<&str>) -> TopicRule {
     entry.knows_only(TOPICS.keys);
     let pools = entry.names("pools", PoolName::parse);
     for (index, (pool, span)) in pools.iter().enumerate() {
-        if known.is_empty() || known.contains(&pool.as_str()) {
+        if known.is_empty() || known.contains(pool.as_str()) {
             continue;
         }
-        let must = match nearest(pool.as_str(), known.iter().copied()) {
+        // A file of mistakes needs no advice on each of them, which is a look at every name.
+        let advised = known.iter().copied().filter(|_| entry.found() < MAX_ADVICE);
+        let must = match nearest(pool.as_str(), advised) {
             Some(near) => {
                 format!("is not in the table of pools; did you mean `{near}`?")
             }
