@@ -2,7 +2,7 @@
 //! document, read into a [`Routing`].
 //!
 //! Knows the document and its spans, not where it comes from: a file today. What each key means is
-//! in [`keys`], how values are read and refused in [`reader`].
+//! in [`keys`], how values are read and refused in `reader`.
 
 pub mod keys;
 mod reader;
