@@ -11,6 +11,8 @@ pub mod flags;
 pub mod load;
 mod nearest;
 pub mod reference;
+pub mod reload;
+pub mod routing;
 pub mod settings;
 mod validate;
 pub mod value;
@@ -19,11 +21,14 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use coretex_core::routing::Routing;
+
 use crate::telemetry::logs;
 
 pub use error::{ConfigError, Problem};
 pub use flags::Flags;
 pub use load::{Environment, Loaded, Origin, load};
+pub use reload::Source;
 pub use value::{Backend, Durability, Headers, LogFormat, Size};
 
 /// Everything the server can be told. [`Config::default`] holds the defaults but for what depends on
@@ -62,6 +67,8 @@ pub struct Config {
     pub retention: Retention,
     /// Clocks of sessions and shutdown.
     pub timing: Timing,
+    /// Which pools serve a topic, who may use them, and what holds for jobs that do not say.
+    pub routing: Routing,
 }
 
 /// The store.
@@ -293,6 +300,7 @@ impl Default for Config {
                 priority_rise: coretex_core::queue::rank::DEFAULT_RISE_AFTER,
                 drain_timeout: Duration::from_secs(30),
             },
+            routing: Routing::default(),
         }
     }
 }

@@ -387,6 +387,8 @@ pub struct SystemStatus {
     pub bus_engine: &'static str,
     /// Whether the bus is connected.
     pub bus_healthy: bool,
+    /// Why the routing tables in force are not what their source holds now; `None` = they are.
+    pub routing_problem: Option<String>,
     /// Workers connected to any replica.
     pub workers: u32,
     /// Waiting jobs of the caller's tenant.

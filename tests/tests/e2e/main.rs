@@ -19,5 +19,6 @@ mod connections;
 mod contract;
 mod jobs;
 mod outages;
+mod reload;
 mod restarts;
 mod scheduling;

@@ -28,7 +28,7 @@ async fn gated(client: &Client, parallel: usize) -> (RunningWorker, Arc<Semaphor
         async move {
             tokio::select! {
                 permit = gate.acquire() => permit?.forget(),
-                () = ctx.cancelled() => {}
+                _ = ctx.cancelled() => {}
             }
             Ok(Json(0))
         }

@@ -26,6 +26,7 @@ mod outbound;
 mod pauses;
 mod placement;
 mod policy;
+mod pools;
 mod queue;
 mod replicas;
 mod rerun;
