@@ -1,7 +1,8 @@
 //! Jobs: submit, get, wait, cancel, rerun.
 //!
-//! Lists are in [`list`], streams in [`watch`], reasons in [`diagnose`].
+//! Lists are in [`list`], streams in [`watch`], reasons in [`diagnose`], many at once in [`bulk`].
 
+pub(crate) mod bulk;
 pub(crate) mod diagnose;
 pub(crate) mod list;
 pub(crate) mod watch;
@@ -19,6 +20,7 @@ use tokio::time::Instant;
 
 use crate::access::Caller;
 use crate::commits::{Extras, IdempotencyRecord, Loaded};
+use crate::dlq::settled;
 use crate::engine::{Engine, MAX_CANCEL_GRACE};
 use crate::kernel::Facts;
 use crate::keyspace::HeldEntry;
@@ -31,16 +33,18 @@ pub const MAX_LABELS: usize = 64;
 pub(crate) const IDEMPOTENCY_LIFE: Duration = Duration::from_secs(24 * 3_600);
 
 /// A submit, worked out.
-struct Intent {
-    id: JobId,
+pub(crate) struct Intent {
+    pub(crate) id: JobId,
     /// The caller chose the id.
-    named: bool,
-    spec: Arc<JobSpec>,
-    input: Option<Payload>,
-    key: String,
-    fingerprint: Vec<u8>,
-    trace_id: String,
-    rerun_of: Option<JobId>,
+    pub(crate) named: bool,
+    pub(crate) spec: Arc<JobSpec>,
+    pub(crate) input: Option<Payload>,
+    pub(crate) key: String,
+    pub(crate) fingerprint: Vec<u8>,
+    pub(crate) trace_id: String,
+    pub(crate) rerun_of: Option<JobId>,
+    /// The job whose dead letter this retries, to be taken off in the same commit.
+    pub(crate) settles: Option<Loaded>,
 }
 
 impl Engine {
@@ -71,6 +75,7 @@ impl Engine {
             fingerprint,
             trace_id,
             rerun_of: None,
+            settles: None,
         };
         let Some(wait) = request.wait else {
             return self.accept(caller, intent).await;
@@ -136,7 +141,7 @@ impl Engine {
     }
 
     /// Judge, place, one commit; then hand out, if a slot was free.
-    async fn accept(&self, caller: &Caller, intent: Intent) -> Result<Submitted> {
+    pub(crate) async fn accept(&self, caller: &Caller, mut intent: Intent) -> Result<Submitted> {
         for attempt in 0..16 {
             match self.try_accept(caller, &intent).await {
                 Ok(loaded) => {
@@ -148,6 +153,9 @@ impl Engine {
                 }
                 Err(CommitError::Conflict { key }) => {
                     if let Some(replayed) = self.replay(caller, &intent, &key).await? {
+                        return Ok(replayed);
+                    }
+                    if let Some(replayed) = self.renew_settled(caller, &mut intent).await? {
                         return Ok(replayed);
                     }
                     self.pause(attempt).await;
@@ -222,6 +230,7 @@ impl Engine {
             idempotency,
             input_apart,
             max_waiting: waits.then_some(self.limits().max_waiting_jobs),
+            also: settled(caller, intent, now)?,
         };
         let (engine, sent) = (self.clone(), self.tick());
         let entry = HeldEntry::of_lease(&job);
@@ -248,7 +257,7 @@ impl Engine {
     }
 
     /// What a conflicting submit means: the same request again, or another one under the same name.
-    async fn replay(
+    pub(crate) async fn replay(
         &self,
         caller: &Caller,
         intent: &Intent,
@@ -426,6 +435,18 @@ impl Engine {
         if !before.job.state.is_terminal() {
             return Err(Error::JobNotEnded);
         }
+        let intent = self.again(caller, &before, edits, idempotency_key).await?;
+        self.accept(caller, intent).await
+    }
+
+    /// A new job like `before`, with edits.
+    pub(crate) async fn again(
+        &self,
+        caller: &Caller,
+        before: &Loaded,
+        edits: JobEdits,
+        idempotency_key: String,
+    ) -> Result<Intent> {
         let before = self.join_payloads(&before.job).await?;
         let (spec, input) = edited(&before, edits);
         if spec.labels.len() > MAX_LABELS {
@@ -434,8 +455,8 @@ impl Engine {
         }
         self.check_submit(caller, &spec)?;
         // What was rerun is part of what was asked for.
-        let fingerprint = fingerprint(Some(id), &spec, input.as_ref())?;
-        let intent = Intent {
+        let fingerprint = fingerprint(Some(&before.id), &spec, input.as_ref())?;
+        Ok(Intent {
             id: JobId::from_trusted(&self.ids().sortable(self.now())),
             named: false,
             spec: Arc::new(spec),
@@ -443,9 +464,9 @@ impl Engine {
             key: idempotency_key,
             fingerprint,
             trace_id: before.trace_id.clone(),
-            rerun_of: Some(id.clone()),
-        };
-        self.accept(caller, intent).await
+            rerun_of: Some(before.id.clone()),
+            settles: None,
+        })
     }
 }
 
