@@ -2,7 +2,8 @@
 
 use coretex_proto::v1::dlq_service_client::DlqServiceClient;
 use coretex_proto::v1::{
-    PurgeDlqRequest, RetryDlqEntriesRequest, RetryDlqEntryRequest, RetryDlqEntryResponse,
+    PurgeDlqRequest, PurgeDlqResponse, RetryDlqEntriesRequest, RetryDlqEntriesResponse,
+    RetryDlqEntryRequest, RetryDlqEntryResponse,
 };
 
 use super::bulk::{Bulk, Call};
@@ -82,7 +83,7 @@ impl Client {
                     .retry_dlq_entries(request)
                     .await
             },
-            progress: |message| message.progress,
+            progress: |message: RetryDlqEntriesResponse| message.progress,
         }))
     }
 
@@ -95,7 +96,7 @@ impl Client {
             open: |channel, request| async move {
                 DlqServiceClient::new(channel).purge_dlq(request).await
             },
-            progress: |message| message.progress,
+            progress: |message: PurgeDlqResponse| message.progress,
         })
     }
 }

@@ -5,8 +5,9 @@ use std::time::Duration;
 use coretex_proto::time::duration_to_std;
 use coretex_proto::v1::job_service_client::JobServiceClient;
 use coretex_proto::v1::{
-    CancelJobsRequest, RerunJobRequest, RerunJobResponse, RerunJobsRequest, SubmitJobRequest,
-    SubmitJobResponse, SubmitJobsRequest, SubmitJobsResponse, WaitJobRequest, WaitJobResponse,
+    CancelJobsRequest, CancelJobsResponse, RerunJobRequest, RerunJobResponse, RerunJobsRequest,
+    RerunJobsResponse, SubmitJobRequest, SubmitJobResponse, SubmitJobsRequest, SubmitJobsResponse,
+    WaitJobRequest, WaitJobResponse,
 };
 
 use super::bulk::{Bulk, Call};
@@ -133,7 +134,7 @@ impl Client {
             open: |channel, request| async move {
                 JobServiceClient::new(channel).cancel_jobs(request).await
             },
-            progress: |message| message.progress,
+            progress: |message: CancelJobsResponse| message.progress,
         })
     }
 
@@ -155,7 +156,7 @@ impl Client {
             open: |channel, request| async move {
                 JobServiceClient::new(channel).rerun_jobs(request).await
             },
-            progress: |message| message.progress,
+            progress: |message: RerunJobsResponse| message.progress,
         }))
     }
 
