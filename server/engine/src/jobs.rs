@@ -13,8 +13,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use coretex_core::id::{JobId, TenantId};
+use coretex_core::job::JobSpec;
 use coretex_core::job::transition::{NewJob, Trigger, Verdict, accept, apply};
-use coretex_core::job::{Job, JobSpec};
 use coretex_core::payload::Payload;
 use coretex_store::{CommitError, Pressure, codec};
 use sha2::{Digest, Sha256};

@@ -7,17 +7,13 @@ use std::time::Duration;
 use coretex_core::id::JobId;
 use coretex_core::job::JobState;
 use coretex_engine::{
-    BulkOptions, BulkProgress, DlqFilter, Error, JobEdits, JobFilter, Limits, PageRequest, Role,
+    BulkOptions, BulkProgress, DlqFilter, Error, JobEdits, JobFilter, PageRequest, Role,
 };
-use coretex_store::CommitError;
-use coretex_store::layers::Fault;
 use tokio::sync::mpsc::Receiver;
 use tokio::time::Instant;
 
 use crate::dlq::{denying, ids};
-use crate::support::{
-    ADMIN, Answer, Bench, Script, Setup, caller, hello, id, named, pass, request, secs, topic, with,
-};
+use crate::support::{ADMIN, Answer, Bench, caller, hello, pass, request, secs, topic, with};
 
 type Stream = Receiver<Result<BulkProgress, Error>>;
 

@@ -9,15 +9,12 @@ use std::sync::Arc;
 use coretex_core::id::JobId;
 use coretex_core::job::{ErrorSource, JobState};
 use coretex_core::payload::Payload;
-use coretex_engine::{
-    Caller, DlqAnswer, DlqFilter, Error, Noun, PageRequest, Retention, Role, SubmitJob,
-};
+use coretex_engine::{Caller, DlqAnswer, DlqFilter, Error, Noun, PageRequest, Role, SubmitJob};
+use coretex_store::CommitError;
 use coretex_store::layers::Fault;
-use coretex_store::{CommitError, Store};
 
 use crate::support::{
-    ADMIN, Answer, Bench, Script, Setup, caller, hello, jump, keyed, millis, named, pass, request,
-    secs, topic, with,
+    ADMIN, Answer, Bench, Script, Setup, caller, hello, millis, pass, request, secs, topic, with,
 };
 
 /// A bench whose kernel denies: every job that is submitted is a dead letter at once.

@@ -85,7 +85,10 @@ async fn a_retry_takes_a_free_worker_at_once_and_may_fail_again() {
     let attempt = worker.assignment().await;
     assert_eq!(attempt.job_id, new);
     assert!(worker.fail(&attempt, "again").await);
-    assert_eq!(ids(&bench, &DlqFilter::default()).await, [new.clone()]);
+    assert_eq!(
+        ids(&bench, &DlqFilter::default()).await,
+        std::slice::from_ref(&new)
+    );
     let letter = bench.job(&new).await.dead_letter.clone().unwrap();
     assert_eq!(letter.code, "again");
     bench.audit().await;
@@ -210,7 +213,10 @@ async fn a_refused_retry_leaves_the_entry_where_it_is() {
         .engine
         .retry_dlq_entry(&ADMIN, &old, too_many, String::new());
     assert!(matches!(refused.await, Err(Error::Invalid(_))));
-    assert_eq!(ids(&bench, &DlqFilter::default()).await, [old.clone()]);
+    assert_eq!(
+        ids(&bench, &DlqFilter::default()).await,
+        std::slice::from_ref(&old)
+    );
     let cancel = bench
         .engine
         .cancel_job(&ADMIN, &waiting, String::new(), None, false);
