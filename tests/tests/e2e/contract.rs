@@ -164,7 +164,7 @@ impl Case {
 }
 
 /// What requests cannot do without.
-const REQUIRED: [(&str, &str); 2] = [("topic", "job.x"), ("job_id", "j-1")];
+const REQUIRED: [(&str, &str); 3] = [("topic", "job.x"), ("job_id", "j-1"), ("entry_id", "j-1")];
 
 fn build(fields: &[FieldDescriptor], bad: Value, complete: bool) -> DynamicMessage {
     let (field, rest) = fields.split_first().unwrap();
