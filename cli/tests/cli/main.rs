@@ -6,6 +6,7 @@
 )]
 
 mod batch;
+mod dlq;
 mod errors;
 mod exec;
 mod jobs;

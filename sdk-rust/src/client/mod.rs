@@ -1,11 +1,13 @@
 //! The client: what it is made of and what its calls have in common.
 //!
-//! One file per noun holds the calls: `jobs`, `workers`, `system`, `access`. How a call is made,
+//! One file per noun holds the calls: `jobs`, `dlq`, `workers`, `system`, `access`. How a call is made,
 //! repeated and given up is in `call`; connections are in `transport`.
 
 mod access;
 mod builder;
+mod bulk;
 mod call;
+mod dlq;
 mod items;
 mod jobs;
 mod submit;
@@ -22,6 +24,7 @@ use std::time::Duration;
 use tonic::metadata::{Ascii, MetadataValue};
 
 pub use builder::ClientBuilder;
+pub use bulk::Bulk;
 pub use items::Items;
 pub use submit::Submit;
 pub use transport::Io;

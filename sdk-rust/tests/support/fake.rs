@@ -60,6 +60,7 @@ pub struct Fake {
     pub list: Hook<ListJobsRequest, ListJobsResponse>,
     pub wait: Hook<WaitJobRequest, WaitJobResponse>,
     pub cancel: Hook<CancelJobRequest, CancelJobResponse>,
+    pub cancel_many: Hook<CancelJobsRequest, ReceiverStream<Result<CancelJobsResponse, Status>>>,
     pub create_key: Hook<CreateApiKeyRequest, CreateApiKeyResponse>,
 }
 
@@ -75,6 +76,7 @@ impl Fake {
             list: Hook::default(),
             wait: Hook::default(),
             cancel: Hook::default(),
+            cancel_many: Hook::default(),
             create_key: Hook::default(),
         }
     }
@@ -101,6 +103,22 @@ macro_rules! unscripted {
 #[tonic::async_trait]
 impl JobService for Fake {
     type WatchJobsStream = ReceiverStream<Result<WatchJobsResponse, Status>>;
+    type CancelJobsStream = ReceiverStream<Result<CancelJobsResponse, Status>>;
+    type RerunJobsStream = ReceiverStream<Result<RerunJobsResponse, Status>>;
+
+    async fn cancel_jobs(
+        &self,
+        request: Request<CancelJobsRequest>,
+    ) -> Result<Response<Self::CancelJobsStream>, Status> {
+        self.cancel_many.call(request).await
+    }
+
+    async fn rerun_jobs(
+        &self,
+        _: Request<RerunJobsRequest>,
+    ) -> Result<Response<Self::RerunJobsStream>, Status> {
+        Err(Status::unimplemented("not in the script"))
+    }
 
     async fn submit_job(
         &self,

@@ -204,6 +204,8 @@ pub struct Limits {
 pub struct Retention {
     /// Ended jobs.
     pub jobs: Duration,
+    /// Ended jobs with a dead letter, if that is longer.
+    pub dead_letters: Duration,
     /// Size of the store above which the oldest ended jobs go early; 0 = no budget.
     pub byte_budget: Size,
     /// Entries of the event log.
@@ -288,6 +290,7 @@ impl Default for Config {
             },
             retention: Retention {
                 jobs: Duration::from_secs(7 * 24 * 3_600),
+                dead_letters: Duration::from_secs(30 * 24 * 3_600),
                 byte_budget: Size::bytes(0),
                 log_entries: 500_000,
                 deletes_per_second: 10_000,

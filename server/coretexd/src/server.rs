@@ -299,6 +299,7 @@ fn engine_options(
         },
         retention: coretex_engine::Retention {
             jobs: retention.jobs,
+            dead_letters: retention.dead_letters,
             byte_budget: retention.byte_budget.get(),
             log_entries: retention.log_entries,
             deletes_per_second: retention.deletes_per_second,

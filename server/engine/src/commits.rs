@@ -66,6 +66,8 @@ pub(crate) struct Extras {
     pub(crate) input_apart: Option<Bytes>,
     /// Limits that must have room.
     pub(crate) limits: Vec<Precondition>,
+    /// Another job that changes with it, and what becomes of that one.
+    pub(crate) also: Option<(Loaded, Job)>,
 }
 
 /// A change that was applied.
@@ -221,6 +223,11 @@ impl Engine {
             let value = codec::encode(IDEMPOTENCY_FORMAT, record).map_err(internal)?;
             batch.create(key.clone(), value);
         }
+        if let Some((before, after)) = &extras.also {
+            let key = keyspace::job(&after.tenant, &after.id);
+            let value = codec::encode(JOB_FORMAT, after).map_err(internal)?;
+            batch.replace(key, before.version, value);
+        }
         // After the records: what exists already is answered as such, also at the limit.
         batch.preconditions.extend(extras.limits);
         if let Some(snapshot) = &extras.snapshot {
@@ -248,6 +255,11 @@ impl Engine {
         change_indexes(&mut batch, before.map(|loaded| &*loaded.job), Some(&after));
         let entry = log_entry(before.map(|loaded| &*loaded.job), &after);
         batch.append(codec::encode(LOG_FORMAT, &entry).map_err(internal)?);
+        if let Some((before, after)) = &extras.also {
+            change_indexes(&mut batch, Some(&before.job), Some(after));
+            let entry = log_entry(Some(&before.job), after);
+            batch.append(codec::encode(LOG_FORMAT, &entry).map_err(internal)?);
+        }
 
         let counts = self.before_write(before.map(|loaded| &*loaded.job), &after);
         let asked = Instant::now();
@@ -268,6 +280,14 @@ impl Engine {
         };
         if let Ok(loaded) = &written {
             self.after_write(before.map(|loaded| &*loaded.job), loaded, counts);
+            if let Some((before, after)) = extras.also {
+                let after = Loaded {
+                    job: Arc::new(after),
+                    // Of one batch, of which all records get the same.
+                    version: loaded.version,
+                };
+                self.after_write(Some(&before.job), &after, false);
+            }
         }
         written
     }

@@ -71,6 +71,8 @@ impl Default for Limits {
 pub struct Retention {
     /// Ended jobs.
     pub jobs: Duration,
+    /// Ended jobs with a dead letter, if that is longer.
+    pub dead_letters: Duration,
     /// Bytes of ended jobs above which the oldest go before their time; 0 = no budget. What they
     /// take is estimated from a sample, because a file keeps its length when its content goes.
     pub byte_budget: u64,
@@ -80,10 +82,19 @@ pub struct Retention {
     pub deletes_per_second: u32,
 }
 
+impl Retention {
+    /// How long a dead letter is kept, and its job with it.
+    #[must_use]
+    pub fn of_dead_letters(&self) -> Duration {
+        self.dead_letters.max(self.jobs)
+    }
+}
+
 impl Default for Retention {
     fn default() -> Self {
         Self {
             jobs: Duration::from_secs(7 * 24 * 3_600),
+            dead_letters: Duration::from_secs(30 * 24 * 3_600),
             byte_budget: 0,
             log_entries: 500_000,
             deletes_per_second: 10_000,
@@ -168,6 +179,7 @@ struct Inner {
     /// Rings whenever this replica has appended to the log.
     log: watch::Sender<u64>,
     watches: Arc<tokio::sync::Semaphore>,
+    bulk: Arc<tokio::sync::Semaphore>,
     draining: AtomicBool,
     stop: CancellationToken,
     tasks: TaskTracker,
@@ -197,6 +209,7 @@ impl Engine {
                 open_watches: OpenWatches::default(),
                 log: watch::Sender::new(0),
                 watches: Arc::new(tokio::sync::Semaphore::new(options.limits.max_watches)),
+                bulk: Arc::new(tokio::sync::Semaphore::new(crate::bulk::MAX_OPERATIONS)),
                 draining: AtomicBool::new(false),
                 stop: CancellationToken::new(),
                 tasks: TaskTracker::new(),
@@ -347,6 +360,10 @@ impl Engine {
 
     pub(crate) fn watches(&self) -> &Arc<tokio::sync::Semaphore> {
         &self.inner.watches
+    }
+
+    pub(crate) fn bulk_operations(&self) -> &Arc<tokio::sync::Semaphore> {
+        &self.inner.bulk
     }
 
     pub(crate) fn replicas(&self) -> &Replicas {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use coretex_core::id::{JobId, LeaseId, PoolName, ReplicaId, SessionId, TenantId, Topic, WorkerId};
+use coretex_core::job::dead_letter::DeadLetter;
 use coretex_core::job::transition::{NewJob, Outcome, Trigger, Verdict, accept, apply};
 use coretex_core::job::{
     ActorType, Budget, CapFields, ErrorSource, Job, JobError, JobMetadata, JobSpec, McpCall,
@@ -195,6 +196,20 @@ fn check<T: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug>(
 #[test]
 fn jobs() {
     check("job", JOB_FORMAT, &job());
+}
+
+#[test]
+fn jobs_with_a_dead_letter() {
+    let letter = DeadLetter {
+        code: "max_attempts_exceeded".to_owned(),
+        source: ErrorSource::Platform,
+        time: NOW,
+    };
+    let dead = Job {
+        dead_letter: Some(letter),
+        ..job()
+    };
+    check("job-dead-letter", JOB_FORMAT, &dead);
 }
 
 #[test]

@@ -16,6 +16,7 @@ use coretex_core::retry::RetryPolicy;
 use coretex_core::routing::LeftOpen;
 use coretex_core::time::Timestamp;
 use coretex_store::{Durability, Usage};
+use serde::Serialize;
 
 pub use worker::{PoolInfo, RunningAttempt, WorkerInfo};
 
@@ -39,7 +40,7 @@ pub struct SubmitJob {
 }
 
 /// What a rerun changes.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct JobEdits {
     /// Another input.
     pub input: Option<Payload>,

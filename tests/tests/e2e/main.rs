@@ -17,6 +17,7 @@ mod access;
 mod backends;
 mod connections;
 mod contract;
+mod dlq;
 mod jobs;
 mod outages;
 mod reload;

@@ -14,7 +14,7 @@ use crate::output::Ui;
 use crate::view::job::{error, state_name};
 
 /// Flags that mean nothing without waiting are refused.
-pub(super) fn check(how: &Follow) -> Result<(), Failure> {
+pub(in crate::commands) fn check(how: &Follow) -> Result<(), Failure> {
     let limits = &how.limits;
     if how.watch && limits.result_only {
         return Err(Failure::usage(

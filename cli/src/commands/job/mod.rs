@@ -4,6 +4,7 @@ mod batch;
 mod batch_line;
 mod follow;
 mod input;
+mod many;
 mod request;
 mod submit;
 mod wait;
@@ -20,6 +21,10 @@ use coretex::{Job, JobState, JobView};
 use super::Cx;
 use crate::args::job::{Filter, Verb};
 use crate::failure::{Exit, Failure};
+
+pub(super) use follow::check as check_follow;
+pub(super) use request::edits;
+pub(super) use submit::submitted;
 
 /// The most jobs that a server puts on one page.
 const MAX_PAGE: usize = 1_000;
@@ -67,17 +72,15 @@ pub(super) async fn run(cx: &Cx<'_>, verb: &Verb) -> Result<Exit, Failure> {
             cx.ui
                 .show(&cx.client.count_jobs(CountJobsRequest { filter }).await?)?;
         }
-        Verb::Cancel {
-            id,
-            reason,
-            grace,
-            force,
-        } => {
+        Verb::Cancel(args) => {
+            if let Some(filter) = many::filter(&args.which, &args.pace)? {
+                return Box::pin(many::cancel(cx, args, filter)).await;
+            }
             let request = CancelJobRequest {
-                job_id: id.job_id.clone(),
-                reason: reason.clone().unwrap_or_default(),
-                grace: grace.map(duration_from_std),
-                force: *force,
+                job_id: args.which.job_id.clone().unwrap_or_default(),
+                reason: args.reason.clone().unwrap_or_default(),
+                grace: args.grace.map(duration_from_std),
+                force: args.force,
             };
             let answer = cx.client.cancel_job(request).await?;
             let job = answer.job.ok_or_else(|| Failure::incomplete("job"))?;

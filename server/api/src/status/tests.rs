@@ -37,6 +37,7 @@ fn problems() -> Vec<Problem> {
             noun: Noun::ApiKey,
             id: id(),
         },
+        Error::no_dlq_entry("j-1"),
         Error::AlreadyExists { id: id() },
         Error::IdempotencyKeyReused {
             job_id: Some(JobId::from_trusted("j-1")),

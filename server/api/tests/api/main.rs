@@ -3,6 +3,7 @@
 
 mod access;
 mod authorization;
+mod dlq;
 mod jobs;
 mod layers;
 mod lists;

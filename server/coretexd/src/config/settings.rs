@@ -490,11 +490,20 @@ pub static SETTINGS: &[Setting] = &[
         "How long ended jobs and their history are kept."
     ),
     setting!(
+        "retention.dead_letters",
+        "CORETEX_RETENTION_DEAD_LETTERS",
+        None,
+        retention.dead_letters,
+        "How long dead letters are kept, and their jobs with them, unless somebody deals with them \
+         before. Never shorter than `retention.jobs`."
+    ),
+    setting!(
         "retention.byte_budget",
         "CORETEX_RETENTION_BYTE_BUDGET",
         None,
         retention.byte_budget,
-        "Size of the store above which the oldest ended jobs go before their time. 0: no budget."
+        "Size of the store above which the oldest ended jobs go before their time, dead letters \
+         last. 0: no budget."
     ),
     setting!(
         "retention.log_entries",

@@ -205,6 +205,8 @@ impl Checker<'_> {
         }
         let years = Duration::from_secs(3_650 * 24 * 3_600);
         self.within("retention.jobs", config.retention.jobs, second, years);
+        let dead_letters = config.retention.dead_letters;
+        self.within("retention.dead_letters", dead_letters, second, years);
         if config.retention.log_entries == 0 {
             self.wrong("retention.log_entries", "must be at least 1", None);
         }

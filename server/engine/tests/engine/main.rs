@@ -11,9 +11,11 @@ mod support;
 
 mod access;
 mod adoption;
+mod bulk;
 mod cancel;
 mod clocks;
 mod diagnose;
+mod dlq;
 mod fairness;
 mod faults;
 mod jobs;

@@ -89,7 +89,15 @@ fn entries_of(job: &Job) -> Vec<(Bytes, Bytes)> {
             let end = job.end_time.expect("an ended job has an end time");
             // One whose slot is not free yet is not to be deleted yet.
             if job.unreleased.is_empty() {
-                entries.push((Bytes::from("ended"), timed(end, &name(job))));
+                let index = match job.dead_letter {
+                    Some(_) => "dead",
+                    None => "ended",
+                };
+                entries.push((Bytes::from(index), timed(end, &name(job))));
+            }
+            if let Some(letter) = &job.dead_letter {
+                let member = timed(letter.time, job.id.as_bytes());
+                entries.push((joined("dlq/", &[tenant]), member));
             }
         }
     }
@@ -157,6 +165,15 @@ fn check_record(job: &Job) {
     if matches!(state, JobState::Failed | JobState::Timeout) {
         assert!(job.error.is_some(), "{id}");
     }
+    let ended_badly = matches!(
+        state,
+        JobState::Failed | JobState::Timeout | JobState::Denied
+    );
+    let settled = job
+        .events
+        .iter()
+        .any(|event| event.kind == EventType::DeadLetterSettled);
+    assert_eq!(job.dead_letter.is_some(), ended_badly && !settled, "{id}");
     let max = job.spec.retry.max_attempts.max(1);
     assert!(job.failures <= max, "{id}: {} of {max}", job.failures);
     assert!(job.redispatches <= job.spec.max_redispatch, "{id}");
