@@ -1,10 +1,12 @@
 //! The job: its record, its states and their meaning.
 //!
 //! What was asked for is in `spec`. How a job changes is in [`transition`]; when it next has to be
-//! looked at is in [`clock`]; what it remembers of itself is in [`history`].
+//! looked at is in [`clock`]; what it remembers of itself is in [`history`]; what its attempts stream
+//! while they run is in [`output`].
 
 pub mod clock;
 pub mod history;
+pub mod output;
 mod spec;
 pub mod transition;
 

@@ -139,13 +139,23 @@ pub fn grants(role: Role, permission: &str) -> bool {
     match role {
         Role::Admin => true,
         Role::Operator => {
-            read || matches!(permission, "jobs.submit" | "jobs.cancel" | "workers.drain")
+            read || matches!(
+                permission,
+                "jobs.output" | "jobs.submit" | "jobs.cancel" | "workers.drain"
+            )
         }
-        Role::Approver | Role::Viewer => read,
+        // Streamed output is for whoever sees payloads.
+        Role::Approver => read || permission == "jobs.output",
+        Role::Viewer => read,
         Role::Submitter => {
             matches!(
                 permission,
-                "jobs.read" | "jobs.submit" | "jobs.cancel" | "workers.read" | "pools.read"
+                "jobs.read"
+                    | "jobs.output"
+                    | "jobs.submit"
+                    | "jobs.cancel"
+                    | "workers.read"
+                    | "pools.read"
             )
         }
         Role::Worker => permission == "workers.connect",
