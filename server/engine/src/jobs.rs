@@ -1,9 +1,10 @@
 //! Jobs: submit, get, wait, cancel, rerun.
 //!
-//! Lists are in [`list`], streams in [`watch`], reasons in [`diagnose`].
+//! Lists are in [`list`], streams in [`watch`] and [`output`], reasons in [`diagnose`].
 
 pub(crate) mod diagnose;
 pub(crate) mod list;
+pub(crate) mod output;
 pub(crate) mod watch;
 
 use std::sync::Arc;

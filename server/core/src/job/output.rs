@@ -52,6 +52,16 @@ pub struct Chunk {
     pub data: Bytes,
 }
 
+/// A piece that has arrived.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Arrived {
+    /// The piece.
+    pub chunk: Chunk,
+    /// Its worker has no piece before it any more: a store that was taken back has lost what it had
+    /// acknowledged. It is kept although some are missing.
+    pub after_hole: bool,
+}
+
 /// What is kept: a piece, or the mark that from here on nothing of the channel and attempt is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "Stored", into = "Stored")]
@@ -239,7 +249,7 @@ impl OutputRecord {
     /// Takes a batch of pieces of `attempt`, which is not earlier than the one that writes. What was
     /// taken before is left out, and so is what comes after a piece that is missing.
     #[must_use]
-    pub fn append(&self, attempt: u32, chunks: &[Chunk]) -> Appended {
+    pub fn append(&self, attempt: u32, arrived: &[Arrived]) -> Appended {
         let mut appended = Appended {
             record: self.clone(),
             closed: Vec::new(),
@@ -253,8 +263,8 @@ impl OutputRecord {
                 appended.record.channel_mut(channel).restart();
             }
         }
-        for chunk in chunks {
-            appended.take(chunk);
+        for one in arrived {
+            appended.take(one);
         }
         let bytes = |entry: &Entry| entry.chunk.data.len() + CHUNK_OVERHEAD;
         if appended.record.tail.iter().map(bytes).sum::<usize>() > PAGE_BYTES {
@@ -277,19 +287,20 @@ impl Appended {
         self.record.pages += 1;
     }
 
-    fn take(&mut self, chunk: &Chunk) {
+    fn take(&mut self, arrived: &Arrived) {
+        let chunk = &arrived.chunk;
         let state = self.record.channel_mut(chunk.channel);
         if chunk.sequence < state.next {
             return;
         }
-        if chunk.sequence > state.next {
+        if chunk.sequence > state.next && !arrived.after_hole {
             if !self.missing.contains(&chunk.channel) {
                 self.missing.push(chunk.channel);
             }
             return;
         }
         self.changed = true;
-        state.next += 1;
+        state.next = chunk.sequence.saturating_add(1);
         let size = chunk.data.len() as u64;
         let fits = !state.is_full()
             && state.chunks < MAX_CHANNEL_CHUNKS

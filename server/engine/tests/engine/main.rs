@@ -21,6 +21,7 @@ mod leases;
 mod lists;
 mod losses;
 mod outbound;
+mod output;
 mod placement;
 mod policy;
 mod queue;

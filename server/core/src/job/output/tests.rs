@@ -11,6 +11,11 @@ fn chunk(channel: Channel, sequence: u32, data: &[u8]) -> Chunk {
     }
 }
 
+fn arrived(chunk: Chunk) -> Arrived {
+    let after_hole = false;
+    Arrived { chunk, after_hole }
+}
+
 /// A stream as a reader of the store sees it.
 #[derive(Debug, Default)]
 struct Stream {
@@ -20,7 +25,8 @@ struct Stream {
 
 impl Stream {
     fn append(&mut self, attempt: u32, chunks: &[Chunk]) -> Appended {
-        let appended = self.record.append(attempt, chunks);
+        let arrived: Vec<Arrived> = chunks.iter().cloned().map(arrived).collect();
+        let appended = self.record.append(attempt, &arrived);
         for (number, page) in &appended.closed {
             assert_eq!(*number as usize, self.pages.len());
             self.pages.push(page.clone());
@@ -73,6 +79,18 @@ fn what_comes_twice_is_kept_once_and_what_is_missing_is_asked_for() {
 }
 
 #[test]
+fn what_a_store_has_lost_is_a_hole() {
+    let mut record = OutputRecord::default();
+    record.log.next = 4;
+    let mut one = arrived(chunk(Channel::Log, 9, b"x"));
+    assert_eq!(record.append(0, &[one.clone()]).missing, [Channel::Log]);
+    one.after_hole = true;
+    let appended = record.append(0, &[one]);
+    assert!(appended.missing.is_empty());
+    assert_eq!(appended.record.log.next, 10);
+}
+
+#[test]
 fn a_channel_is_cut_once_for_each_attempt_and_the_other_is_not() {
     let mut stream = Stream::default();
     let large = vec![b'x'; MAX_CHUNK];
@@ -108,7 +126,8 @@ fn pieces_without_bytes_are_limited_too() {
     let mut record = OutputRecord::default();
     record.log.next = MAX_CHANNEL_CHUNKS + 1;
     record.log.chunks = MAX_CHANNEL_CHUNKS;
-    let appended = record.append(0, &[chunk(Channel::Log, MAX_CHANNEL_CHUNKS + 1, b"")]);
+    let one = arrived(chunk(Channel::Log, MAX_CHANNEL_CHUNKS + 1, b""));
+    let appended = record.append(0, &[one]);
     assert!(appended.record.tail[0].gap);
 }
 
