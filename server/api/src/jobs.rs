@@ -1,10 +1,12 @@
 //! `JobService`: submitting jobs, showing them, and saying why they do or do not run.
 //!
-//! Batches are in [`batch`], streams in [`watch`], the pages of histories in [`history`].
+//! Batches are in [`batch`], streams in [`watch`] and [`output`], the pages of histories in
+//! [`history`].
 
 mod batch;
 mod history;
 mod list;
+mod output;
 mod watch;
 
 use coretex_core::id::JobId;
@@ -42,6 +44,7 @@ fn job_id(id: &str) -> Outcome<JobId> {
 #[async_trait]
 impl JobService for Jobs {
     type WatchJobsStream = Watch;
+    type ReadJobOutputStream = output::Pieces;
 
     async fn submit_job(
         &self,
@@ -212,6 +215,16 @@ impl JobService for Jobs {
         answer(request, |call, request| async move {
             let job = history::job(&self.engine, &call.caller, &request).await?;
             history::attempts(&job, &request)
+        })
+        .await
+    }
+
+    async fn read_job_output(
+        &self,
+        request: Request<v1::ReadJobOutputRequest>,
+    ) -> Result<Response<Self::ReadJobOutputStream>, Status> {
+        answer(request, |call, request| async move {
+            output::open(&self.engine, call, request).await
         })
         .await
     }

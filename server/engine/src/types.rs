@@ -307,7 +307,7 @@ pub enum FromWorker {
     Output {
         /// Of what.
         attempt: AttemptRef,
-        /// The piece.
+        /// The piece. Its time is zero when the worker has not said.
         chunk: Chunk,
     },
     /// It is done.

@@ -6,6 +6,7 @@ pub(crate) mod diagnosis;
 pub(crate) mod history;
 pub(crate) mod job;
 pub(crate) mod json;
+pub(crate) mod output;
 pub(crate) mod payload;
 pub(crate) mod policy;
 pub(crate) mod query;

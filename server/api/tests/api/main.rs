@@ -6,6 +6,7 @@ mod authorization;
 mod jobs;
 mod layers;
 mod lists;
+mod output;
 mod reference;
 mod sessions;
 mod support;

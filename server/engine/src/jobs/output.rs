@@ -21,6 +21,7 @@ use bytes::Bytes;
 use coretex_bus::subject;
 use coretex_core::id::{JobId, LeaseId, ReplicaId, SessionId, TenantId};
 use coretex_core::job::output::{Arrived, Channel, Chunk};
+use coretex_core::time::Timestamp;
 use coretex_store::codec;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
@@ -162,7 +163,7 @@ impl Drop for Listener {
 
 impl Engine {
     /// A piece of output. Never waits: what there is no room for is asked for again.
-    pub(crate) fn streamed(&self, session: &SessionId, attempt: AttemptRef, chunk: Chunk) {
+    pub(crate) fn streamed(&self, session: &SessionId, attempt: AttemptRef, mut chunk: Chunk) {
         if self.stopping().is_cancelled() {
             // Sent again to the server that the worker finds next.
             return;
@@ -172,6 +173,9 @@ impl Engine {
             // Nobody wants it any more.
             self.acknowledge_output(session, &attempt, channel, sequence, false);
             return;
+        }
+        if chunk.time == Timestamp::ZERO {
+            chunk.time = self.now();
         }
         let now = self.tick();
         let arrived = Arrived {
