@@ -68,7 +68,6 @@ pub(crate) fn write(item: OutputItem, name: u64) -> v1::ReadJobOutputResponse {
         dropped,
         next,
     } = item;
-    let amount = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
     v1::ReadJobOutputResponse {
         attempt: count(attempt),
         sequence: count(entry.chunk.sequence),
@@ -76,8 +75,8 @@ pub(crate) fn write(item: OutputItem, name: u64) -> v1::ReadJobOutputResponse {
         chunk: entry.chunk.data,
         time: Some(time(entry.chunk.time)),
         gap: dropped.map(|(chunks, bytes)| v1::OutputGap {
-            dropped_chunks: amount(chunks),
-            dropped_bytes: amount(bytes),
+            dropped_chunks: count(chunks),
+            dropped_bytes: i64::try_from(bytes).unwrap_or(i64::MAX),
         }),
         resume_token: page::seal(&format!("{}-{}", next.page, next.index), name),
     }
