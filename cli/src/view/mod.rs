@@ -7,6 +7,7 @@
 mod grid;
 pub(crate) mod job;
 mod job_history;
+mod job_output;
 mod key;
 mod system;
 mod worker;

@@ -11,4 +11,5 @@ mod exec;
 mod jobs;
 mod output;
 mod settings;
+mod streams;
 mod support;
