@@ -19,4 +19,5 @@ mod connections;
 mod contract;
 mod jobs;
 mod outages;
+mod output;
 mod restarts;
