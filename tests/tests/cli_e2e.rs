@@ -60,37 +60,6 @@ fn says(ended: &Ended, words: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_a_program_says_is_read_while_it_runs_and_afterwards() {
-    let server = Server::start(Options::new()).await;
-    // It goes on when somebody has read what it said.
-    let go = server.folder().join("go");
-    let script = format!(
-        "echo started >&2; while [ ! -e {0} ]; do sleep 0.05; done; echo going >&2; echo done",
-        go.display()
-    );
-    let _worker = exec(&server, "job.says", &["sh", "-c", &script]).await;
-    let submit = ["job", "submit", "job.says", "--job-id", "said"];
-    let submitted = run(&server, submit).await.code(0);
-    assert!(submitted.contains("said"), "{submitted}");
-    let mut command = cli::command(&server);
-    let mut logs = Running::start(command.args(["job", "logs", "said", "-f"]));
-    assert_eq!(logs.line().await.as_deref(), Some("started"));
-    fs::write(&go, "").unwrap();
-    let logs = logs.end().await;
-    assert_eq!((logs.code, logs.stdout.as_str()), (Some(0), "going\n"));
-    let late = run(&server, ["job", "logs", "said"]).await.code(0);
-    assert_eq!(late, "started\ngoing\n");
-    let part = run(&server, ["job", "logs", "said", "--from", "2"]).await;
-    assert_eq!(part.code(0), "going\n");
-    // What it wrote to stdout is its result, and was not streamed.
-    let output = run(&server, ["job", "output", "said"]).await.code(0);
-    assert_eq!(output, "");
-    let missing = run(&server, ["job", "logs", "nobody"]).await;
-    says(&missing, "JOB_NOT_FOUND");
-    assert_eq!(missing.code, Some(1));
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn any_program_is_a_worker() {
     let server = Server::start(Options::new()).await;
     let counting = exec(&server, "job.wc", &["wc", "-w"]).await;

@@ -1,12 +1,14 @@
 //! What jobs stream while they run, from a handler to a reader: live, late, in parts, across
 //! connections that break and servers that are killed.
 
+use std::fs;
 use std::sync::Arc;
 use std::time::Duration;
 
 use coretex::proto::{OutputChannel, ReadJobOutputRequest, ReadJobOutputResponse};
 use coretex::{Client, JobFailure, JobOutput, JobState};
 use coretex_tests::cluster::backends::Pair;
+use coretex_tests::cluster::cli::{self, Running, run};
 use coretex_tests::cluster::proxy::Proxy;
 use coretex_tests::cluster::server::{self, Server};
 use coretex_tests::cluster::worker::RunningWorker;
@@ -196,7 +198,40 @@ async fn a_flood_ends_with_a_gap_and_a_slow_reader_holds_nobody_up(pair: &Pair) 
     assert_eq!(text(late.last().unwrap()), "flooded");
 }
 
+async fn what_a_program_says_is_read_while_it_runs_and_afterwards(pair: &Pair) {
+    let server = Server::start(pair.options()).await;
+    // It goes on when somebody has read what it said.
+    let go = server.folder().join("go");
+    let script = format!(
+        "echo started >&2; while [ ! -e {} ]; do sleep 0.05; done; echo going >&2; echo done",
+        go.display()
+    );
+    let exec = ["worker", "exec", "--topic", "job.says", "--", "sh", "-c"];
+    let mut command = cli::command(&server);
+    let _worker = Running::start(command.args(exec).arg(&script));
+    let submit = ["job", "submit", "job.says", "--job-id", "said"];
+    let submitted = run(&server, submit).await.code(0);
+    assert!(submitted.contains("said"), "{submitted}");
+    let mut command = cli::command(&server);
+    let mut logs = Running::start(command.args(["job", "logs", "said", "-f"]));
+    assert_eq!(logs.line().await.as_deref(), Some("started"));
+    fs::write(&go, "").unwrap();
+    let logs = logs.end().await;
+    assert_eq!((logs.code, logs.stdout.as_str()), (Some(0), "going\n"));
+    let late = run(&server, ["job", "logs", "said"]).await.code(0);
+    assert_eq!(late, "started\ngoing\n");
+    let part = run(&server, ["job", "logs", "said", "--from", "2"]).await;
+    assert_eq!(part.code(0), "going\n");
+    // What it wrote to stdout is its result, and was not streamed.
+    let output = run(&server, ["job", "output", "said"]).await.code(0);
+    assert_eq!(output, "");
+    let missing = run(&server, ["job", "logs", "nobody"]).await;
+    assert!(missing.stderr.contains("JOB_NOT_FOUND"), "{missing:?}");
+    assert_eq!(missing.code, Some(1));
+}
+
 on_both_pairs!(
+    what_a_program_says_is_read_while_it_runs_and_afterwards,
     tokens_and_logs_are_read_live_late_and_in_parts,
     nothing_is_lost_or_doubled_though_connections_break_and_the_server_is_killed,
     a_flood_ends_with_a_gap_and_a_slow_reader_holds_nobody_up,
