@@ -108,6 +108,22 @@ async fn what_is_streamed_comes_before_the_result_and_again_until_it_is_stored()
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_result_that_waits_for_output_is_told_at_once_when_nobody_wants_that() {
+    let mut server = FakeServer::start();
+    let (_running, _) = spawn(&server, 3, 1);
+    let mut session = server.welcomed().await;
+    session.assign("j");
+    lines(&mut session, 1..=3).await;
+    session.result().await;
+    // The server has taken neither, and by now the attempt is over.
+    stored(&session, 0, true);
+    session.revoke("j");
+    assert_eq!(session.result().await.status(), JobState::Succeeded);
+    session.settle().await;
+    assert!(session.arrived().is_none());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_handler_waits_for_a_server_that_stores_nothing() {
     let mut server = FakeServer::start();
     let (_running, streamed) = spawn(&server, 100, 30_000);

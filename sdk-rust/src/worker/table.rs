@@ -307,9 +307,14 @@ impl Table {
                         stop.request(CancelReason::Revoked, now + STOP_GRACE);
                         Vec::new()
                     }
-                    Phase::Finished { .. } => {
-                        // The result is the answer, and on its way; nobody will acknowledge it.
+                    Phase::Finished { result, sent } => {
+                        // The result is the answer; nobody will acknowledge it. Unless it waits for
+                        // output that nobody wants any more, it is on its way.
+                        let unsent = sent.is_none().then(|| result.clone());
                         self.entries.remove(of.lease_id.as_str());
+                        if let Some(result) = unsent {
+                            self.send(Message::Result(result));
+                        }
                         Vec::new()
                     }
                     Phase::Waiting { .. } | Phase::Confirming { .. } => {

@@ -163,15 +163,11 @@ impl Drop for Listener {
 
 impl Engine {
     /// A piece of output. Never waits: what there is no room for is asked for again.
-    pub(crate) fn streamed(&self, session: &SessionId, attempt: AttemptRef, mut chunk: Chunk) {
-        if self.stopping().is_cancelled() {
-            // Sent again to the server that the worker finds next.
-            return;
-        }
+    pub(crate) fn streamed(&self, session: &SessionId, attempt: &AttemptRef, mut chunk: Chunk) {
         let (channel, sequence) = (chunk.channel, chunk.sequence);
-        if !matches!(self.held_by(session, &attempt), Held::Here(Some(_))) {
+        if !matches!(self.held_by(session, attempt), Held::Here(Some(_))) {
             // Nobody wants it any more.
-            self.acknowledge_output(session, &attempt, channel, sequence, false);
+            self.acknowledge_output(session, attempt, channel, sequence, false);
             return;
         }
         if chunk.time == Timestamp::ZERO {
@@ -183,8 +179,10 @@ impl Engine {
             after_hole: false,
         };
         loop {
-            let gathered = self.outputs().enter(&attempt);
-            let room = |bytes| self.outputs().take_room(bytes);
+            let gathered = self.outputs().enter(attempt);
+            // One that stops writes what it has; the rest goes to the server that comes next.
+            let stopping = self.stopping().is_cancelled();
+            let room = |bytes| !stopping && self.outputs().take_room(bytes);
             match gathered.offer(session, arrived.clone(), now, room) {
                 // It was forgotten in this moment.
                 Offered::Closed => continue,
@@ -195,12 +193,12 @@ impl Engine {
                     }
                 }
                 Offered::Stored => {
-                    self.acknowledge_output(session, &attempt, channel, sequence, false);
+                    self.acknowledge_output(session, attempt, channel, sequence, false);
                 }
                 Offered::Known => {}
                 Offered::Refused { last } => {
                     crate::telemetry::output_refused();
-                    self.acknowledge_output(session, &attempt, channel, last, true);
+                    self.acknowledge_output(session, attempt, channel, last, true);
                 }
             }
             return;
@@ -235,7 +233,8 @@ impl Engine {
             return;
         };
         let waiting = found.sender.max_capacity() - found.sender.capacity();
-        if waiting < OUTBOUND_SLACK / 2 {
+        let slots = found.leases.len().max(found.max_parallel as usize);
+        if waiting < slots + OUTBOUND_SLACK / 2 {
             let message = ToWorker::OutputAck {
                 attempt: attempt.clone(),
                 channel,

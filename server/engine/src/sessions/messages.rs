@@ -69,7 +69,7 @@ impl Engine {
             } => {
                 self.progressed(session, &attempt, Progress { percent, message });
             }
-            FromWorker::Output { attempt, chunk } => self.streamed(session, attempt, chunk),
+            FromWorker::Output { attempt, chunk } => self.streamed(session, &attempt, chunk),
             FromWorker::Result {
                 attempt,
                 outcome,

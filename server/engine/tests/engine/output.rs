@@ -319,6 +319,41 @@ async fn a_result_waits_for_its_output_while_the_store_is_away() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_result_of_an_attempt_that_is_over_frees_its_slot_whatever_is_missing() {
+    let (bench, mut worker, attempt) = begun().await;
+    lines(&worker, &attempt, 1..=1).await;
+    lines(&worker, &attempt, 3..=3).await;
+    assert_eq!(output_ack(&mut worker).await, (Channel::Log, 0, true));
+    bench
+        .engine
+        .cancel_job(&ADMIN, &id("j"), String::new(), None, true)
+        .await
+        .unwrap();
+    worker.finish(&attempt, succeeded()).await;
+    assert!(!applied(&mut worker).await);
+    assert!(bench.audit().await.held.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_stops_takes_no_result_without_its_output() {
+    let (mut bench, worker, attempt) = begun().await;
+    lines(&worker, &attempt, 1..=5).await;
+    let engine = bench.engine.clone();
+    let drained = tokio::spawn(async move { engine.drain(secs(30)).await });
+    pass(millis(50)).await;
+    lines(&worker, &attempt, 6..=9).await;
+    worker.finish(&attempt, succeeded()).await;
+    drained.await.unwrap();
+    bench.crash().await;
+    let mut worker = bench.connect(again("w", &[&attempt])).await;
+    lines(&worker, &attempt, 6..=9).await;
+    worker.finish(&attempt, succeeded()).await;
+    assert!(applied(&mut worker).await);
+    assert_eq!(texts(&stored(&bench.engine, "j").await), expected(1, 1..=9));
+    bench.audit().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_channel_ends_with_a_gap_and_the_work_goes_on() {
     let (bench, mut worker, attempt) = begun().await;
     let large = vec![b'x'; MAX_CHUNK];

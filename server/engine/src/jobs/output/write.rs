@@ -24,12 +24,15 @@ const MAX_TRIES: u32 = 16;
 /// The longest pause after a failure of the store, as a power of two of 50 ms.
 const MAX_BACKOFF: u32 = 5;
 
-/// What became of a batch.
-enum Outcome {
-    /// It is stored.
-    Stored(OutputRecord, Option<Version>, Appended),
-    /// The attempt is over: nobody wants it any more.
-    Over,
+/// What is stored after a batch.
+struct Stored {
+    record: OutputRecord,
+    /// Its version; `None` = there is none yet.
+    version: Option<Version>,
+    /// Whether the batch held anything new.
+    changed: bool,
+    /// Channels of which a piece before those of the batch is missing.
+    missing: Vec<Channel>,
 }
 
 impl Engine {
@@ -106,11 +109,11 @@ impl Engine {
             return Ok(());
         }
         writer.written = Some(Instant::now());
-        let outcome = match self.store_batch(gathered, &mut writer).await {
+        let stored = match self.store_batch(gathered, &mut writer).await {
             Err(error @ Error::DataLoss { .. }) => {
                 // It never will be: the work is not to hang on what it said on the way.
                 tracing::error!(%error, job_id = %gathered.attempt().job_id, "output dropped");
-                Outcome::Over
+                None
             }
             outcome => outcome?,
         };
@@ -120,37 +123,35 @@ impl Engine {
             let of = batch.iter().filter(|one| one.chunk.channel == channel);
             of.map(|one| one.chunk.sequence).max()
         };
-        match outcome {
-            Outcome::Stored(record, version, appended) => {
-                let attempt = gathered.attempt().attempt;
-                for channel in Channel::ALL.into_iter().filter(|one| last(*one).is_some()) {
-                    let kept = record.last(attempt, channel);
-                    let missing = appended.missing.contains(&channel);
-                    if missing {
-                        let of = batch.iter().filter(|one| one.chunk.channel == channel);
-                        let early = of.map(|one| one.chunk.sequence).find(|one| *one > kept);
-                        let dropped = gathered.demand(channel, kept, early.unwrap_or_default());
-                        self.outputs().give_room(dropped);
-                    } else {
-                        gathered.stored(channel, kept);
-                    }
-                    self.acknowledge(gathered, channel, kept, missing);
-                }
-                writer.known = Some((record, version));
-                drop(writer);
-                if appended.changed {
-                    self.ring_output(gathered.attempt());
+        let Some(stored) = stored else {
+            // The attempt is over: nobody wants it any more.
+            for channel in Channel::ALL {
+                if let Some(sequence) = last(channel) {
+                    self.acknowledge(gathered, channel, sequence, false);
                 }
             }
-            Outcome::Over => {
-                for channel in Channel::ALL {
-                    if let Some(sequence) = last(channel) {
-                        self.acknowledge(gathered, channel, sequence, false);
-                    }
-                }
-                drop(writer);
-                self.outputs().forget(gathered);
+            drop(writer);
+            self.outputs().forget(gathered);
+            return Ok(());
+        };
+        let attempt = gathered.attempt().attempt;
+        for channel in Channel::ALL.into_iter().filter(|one| last(*one).is_some()) {
+            let kept = stored.record.last(attempt, channel);
+            let missing = stored.missing.contains(&channel);
+            if missing {
+                let of = batch.iter().filter(|one| one.chunk.channel == channel);
+                let early = of.map(|one| one.chunk.sequence).find(|one| *one > kept);
+                let dropped = gathered.demand(channel, kept, early.unwrap_or_default());
+                self.outputs().give_room(dropped);
+            } else {
+                gathered.stored(channel, kept);
             }
+            self.acknowledge(gathered, channel, kept, missing);
+        }
+        writer.known = Some((stored.record, stored.version));
+        drop(writer);
+        if stored.changed {
+            self.ring_output(gathered.attempt());
         }
         Ok(())
     }
@@ -161,7 +162,12 @@ impl Engine {
         }
     }
 
-    async fn store_batch(&self, gathered: &Gathered, writer: &mut Writer) -> Result<Outcome> {
+    /// Commits a batch; `None` when the attempt is over.
+    async fn store_batch(
+        &self,
+        gathered: &Gathered,
+        writer: &mut Writer,
+    ) -> Result<Option<Stored>> {
         let attempt = gathered.attempt();
         let mut held = self.loaded_of(gathered);
         for again in 0..MAX_TRIES {
@@ -169,7 +175,7 @@ impl Engine {
                 Some(loaded) => loaded,
                 None => match self.load(&attempt.tenant, &attempt.job_id).await {
                     Ok(loaded) => loaded,
-                    Err(Error::NotFound { .. }) => return Ok(Outcome::Over),
+                    Err(Error::NotFound { .. }) => return Ok(None),
                     Err(error) => return Err(error),
                 },
             };
@@ -178,11 +184,16 @@ impl Engine {
                 None => self.read_stream(attempt).await?,
             };
             if !job.job.holds(attempt.lease_id) || record.attempt > attempt.attempt {
-                return Ok(Outcome::Over);
+                return Ok(None);
             }
             let appended = record.append(attempt.attempt, &writer.batch);
             if !appended.changed {
-                return Ok(Outcome::Stored(record, version, appended));
+                return Ok(Some(Stored {
+                    record,
+                    version,
+                    changed: false,
+                    missing: appended.missing,
+                }));
             }
             let batch = self.batch_of(attempt, &job, version, &appended)?;
             let asked = Instant::now();
@@ -190,8 +201,12 @@ impl Engine {
                 Ok(committed) => {
                     self.observe(asked, committed.time);
                     telemetry::output_stored(&record, &appended.record);
-                    let (record, version) = (appended.record.clone(), Some(committed.version));
-                    return Ok(Outcome::Stored(record, version, appended));
+                    return Ok(Some(Stored {
+                        record: appended.record,
+                        version: Some(committed.version),
+                        changed: true,
+                        missing: appended.missing,
+                    }));
                 }
                 Err(CommitError::Conflict { key }) => {
                     // Of the two only one has changed; the other need not be read again.

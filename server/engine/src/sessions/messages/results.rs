@@ -41,7 +41,7 @@ impl Engine {
     pub(super) async fn reported(&self, session: &SessionId, serves: &[TenantId], report: Report) {
         let attempt = &report.attempt;
         match self.held_by(session, attempt) {
-            Held::Here(_) if self.lacks_output(session, attempt) => {}
+            Held::Here(Some(_)) if self.lacks_output(session, attempt) => {}
             Held::Here(loaded) => {
                 let engine = self.clone();
                 let session = session.clone();
