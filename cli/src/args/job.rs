@@ -74,6 +74,21 @@ pub(crate) enum Verb {
         #[arg(long, value_name = "TOKEN")]
         resume_token: Option<String>,
     },
+    /// Write what a job streams as its output, for example tokens, to stdout as it is
+    ///
+    /// What has been streamed so far; with --follow also what comes until the job ends. The result of
+    /// a job is not here: see `job wait --result-only`.
+    Output {
+        #[command(flatten)]
+        read: ReadOutput,
+    },
+    /// Print the log lines of a job: of `worker exec`, what the program writes to stderr
+    ///
+    /// What has been logged so far; with --follow also what comes until the job ends.
+    Logs {
+        #[command(flatten)]
+        read: ReadOutput,
+    },
     /// Say why a job is not running and what would start it, or how it ended
     Diagnose {
         #[command(flatten)]
@@ -96,6 +111,23 @@ pub(crate) enum Verb {
     },
     /// Submit a new job like one that has ended, or like each that matches
     Rerun(Box<Rerun>),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ReadOutput {
+    #[command(flatten)]
+    pub(crate) id: JobId,
+    /// Go on until the job has ended
+    ///
+    /// Exits with 0 if it succeeded, 1 if it ended otherwise.
+    #[arg(short, long)]
+    pub(crate) follow: bool,
+    /// Only of this attempt [default: all, one after the other]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(1..))]
+    pub(crate) attempt: Option<i32>,
+    /// Leave out what comes before this piece, counted from 1 in each attempt
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(1..))]
+    pub(crate) from: Option<i32>,
 }
 
 #[derive(Debug, Args)]

@@ -9,6 +9,7 @@ mod dlq;
 mod grid;
 pub(crate) mod job;
 mod job_history;
+mod job_output;
 mod key;
 mod pause;
 mod system;

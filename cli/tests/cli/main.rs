@@ -12,4 +12,5 @@ mod exec;
 mod jobs;
 mod output;
 mod settings;
+mod streams;
 mod support;

@@ -10,6 +10,7 @@ mod call;
 mod dlq;
 mod items;
 mod jobs;
+mod output;
 mod submit;
 mod system;
 mod transport;
@@ -26,6 +27,7 @@ use tonic::metadata::{Ascii, MetadataValue};
 pub use builder::ClientBuilder;
 pub use bulk::Bulk;
 pub use items::Items;
+pub use output::JobOutput;
 pub use submit::Submit;
 pub use transport::Io;
 pub use watch::JobWatch;
@@ -45,7 +47,8 @@ pub(crate) const MAX_SERVER_WAIT: Duration = Duration::from_secs(60);
 /// Every RPC of the contract is a method that takes the request message and returns the response
 /// message. On top of them: [`submit`](Self::submit) builds and awaits jobs,
 /// [`wait_ended`](Self::wait_ended) waits as long as it takes, the `all_...` methods read list pages
-/// one after the other, and [`watch`](Self::watch) resumes by itself.
+/// one after the other, and [`watch`](Self::watch) and [`read_output`](Self::read_output) resume by
+/// themselves.
 ///
 /// ```no_run
 /// use coretex::proto::GetJobRequest;

@@ -1,12 +1,13 @@
 //! `JobService`: submitting jobs, showing them, and saying why they do or do not run.
 //!
-//! Batches are in [`batch`], streams in [`watch`], the pages of histories in [`history`], many at
-//! once in [`bulk`].
+//! Batches are in [`batch`], streams in [`watch`] and [`output`], the pages of histories in
+//! [`history`], many at once in [`bulk`].
 
 mod batch;
 mod bulk;
 mod history;
 mod list;
+mod output;
 mod watch;
 
 use coretex_core::id::JobId;
@@ -47,6 +48,7 @@ impl JobService for Jobs {
     type WatchJobsStream = Watch;
     type CancelJobsStream = Bulk<v1::CancelJobsResponse>;
     type RerunJobsStream = Bulk<v1::RerunJobsResponse>;
+    type ReadJobOutputStream = output::Pieces;
 
     async fn submit_job(
         &self,
@@ -227,6 +229,16 @@ impl JobService for Jobs {
         answer(request, |call, request| async move {
             let job = history::job(&self.engine, &call.caller, &request).await?;
             history::attempts(&job, &request)
+        })
+        .await
+    }
+
+    async fn read_job_output(
+        &self,
+        request: Request<v1::ReadJobOutputRequest>,
+    ) -> Result<Response<Self::ReadJobOutputStream>, Status> {
+        answer(request, |call, request| async move {
+            output::open(&self.engine, call, request).await
         })
         .await
     }

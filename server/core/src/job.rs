@@ -2,11 +2,12 @@
 //!
 //! What was asked for is in `spec`. How a job changes is in [`transition`]; when it next has to be
 //! looked at is in [`clock`]; what it remembers of itself is in [`history`]; what is written on one
-//! that ended badly is in [`dead_letter`].
+//! that ended badly is in [`dead_letter`]; what its attempts stream while they run is in [`output`].
 
 pub mod clock;
 pub mod dead_letter;
 pub mod history;
+pub mod output;
 mod spec;
 pub mod transition;
 

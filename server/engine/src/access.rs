@@ -141,7 +141,8 @@ pub fn grants(role: Role, permission: &str) -> bool {
         Role::Operator => {
             read || matches!(
                 permission,
-                "jobs.submit"
+                "jobs.output"
+                    | "jobs.submit"
                     | "jobs.cancel"
                     | "dlq.retry"
                     | "dlq.delete"
@@ -149,11 +150,14 @@ pub fn grants(role: Role, permission: &str) -> bool {
                     | "pools.pause"
             )
         }
-        Role::Approver | Role::Viewer => read,
+        // Streamed output is for whoever sees payloads.
+        Role::Approver => read || permission == "jobs.output",
+        Role::Viewer => read,
         Role::Submitter => {
             matches!(
                 permission,
                 "jobs.read"
+                    | "jobs.output"
                     | "jobs.submit"
                     | "jobs.cancel"
                     | "dlq.read"

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use coretex_core::id::{JobId, TenantId};
 use coretex_core::job::Job;
 use coretex_core::job::history::{EventType, JobEvent};
+use coretex_core::job::output::OutputRecord;
 use coretex_core::job::transition::{Refusal, Transition};
 use coretex_core::payload::Payload;
 use coretex_core::time::Timestamp;
@@ -342,9 +343,13 @@ impl Engine {
         tokio::time::sleep(Duration::from_secs_f64(millis / 1_000.0)).await;
     }
 
-    /// Deletes an ended job and everything that belongs to it. Its idempotency record lives on
-    /// until it is a day old.
-    pub(crate) async fn delete_job(&self, loaded: &Loaded) -> std::result::Result<(), CommitError> {
+    /// Deletes an ended job and everything that belongs to it, also what it has streamed. Its
+    /// idempotency record lives on until it is a day old.
+    pub(crate) async fn delete_job(
+        &self,
+        loaded: &Loaded,
+        stream: Option<&OutputRecord>,
+    ) -> std::result::Result<(), CommitError> {
         let job = &*loaded.job;
         let mut batch = Batch::new(self.shard(), CommitId(self.ids().random()));
         batch.delete(keyspace::job(&job.tenant, &job.id), loaded.version);
@@ -357,6 +362,9 @@ impl Engine {
             batch.writes.push(Write::Delete {
                 key: keyspace::output(&job.tenant, &job.id),
             });
+        }
+        if let Some(stream) = stream {
+            Self::delete_stream(&mut batch, loaded, stream);
         }
         if !job.idempotency_key.is_empty() {
             let key = keyspace::idempotency(&job.tenant, &job.idempotency_key);

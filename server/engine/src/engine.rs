@@ -20,6 +20,7 @@ use crate::access::KeyCache;
 use crate::access::streams::OpenWatches;
 use crate::commits::Loaded;
 use crate::dispatch::Dispatcher;
+use crate::jobs::output::Outputs;
 use crate::kernel::Kernel;
 use crate::replicas::Replicas;
 use crate::routing::Tables;
@@ -176,6 +177,7 @@ struct Inner {
     timers: Timers,
     keys: KeyCache,
     open_watches: OpenWatches,
+    outputs: Outputs,
     /// Rings whenever this replica has appended to the log.
     log: watch::Sender<u64>,
     watches: Arc<tokio::sync::Semaphore>,
@@ -207,6 +209,7 @@ impl Engine {
                 timers: Timers::default(),
                 keys: KeyCache::default(),
                 open_watches: OpenWatches::default(),
+                outputs: Outputs::default(),
                 log: watch::Sender::new(0),
                 watches: Arc::new(tokio::sync::Semaphore::new(options.limits.max_watches)),
                 bulk: Arc::new(tokio::sync::Semaphore::new(crate::bulk::MAX_OPERATIONS)),
@@ -232,11 +235,13 @@ impl Engine {
             engine.spawn("ends", Self::run_ends);
             engine.spawn("waits", Self::run_waits);
             engine.spawn("catching up", Self::run_catch_up);
+            engine.spawn("output bells", Self::run_output_bells);
         }
         engine.spawn("timers", Self::run_timers);
         engine.spawn("sessions", Self::run_sessions);
         engine.spawn("losses", Self::run_losses);
         engine.spawn("lazy writes", Self::run_lazy_writes);
+        engine.spawn("outputs", Self::run_outputs);
         engine.spawn("replicas", Self::run_replicas);
         engine.spawn("recount", Self::run_recount);
         engine.spawn("making room", Self::run_make_room);
@@ -358,6 +363,10 @@ impl Engine {
         &self.inner.open_watches
     }
 
+    pub(crate) fn outputs(&self) -> &Outputs {
+        &self.inner.outputs
+    }
+
     pub(crate) fn watches(&self) -> &Arc<tokio::sync::Semaphore> {
         &self.inner.watches
     }
@@ -446,6 +455,7 @@ impl Engine {
         self.timers().arm(job, self.now());
         if job.state.is_terminal() && !before.is_some_and(|before| before.state.is_terminal()) {
             self.waiters().ended(after);
+            self.outputs().ring(&job.tenant, &job.id);
             crate::telemetry::ended(job);
         }
         self.ring_log();

@@ -1,11 +1,12 @@
 //! Jobs: submit, get, wait, cancel.
 //!
-//! Lists are in [`list`], streams in [`watch`], reasons in [`diagnose`], reruns in [`rerun`], many at
-//! once in [`bulk`].
+//! Lists are in [`list`], streams in [`watch`] and [`output`], reasons in [`diagnose`], reruns in
+//! [`rerun`], many at once in [`bulk`].
 
 pub(crate) mod bulk;
 pub(crate) mod diagnose;
 pub(crate) mod list;
+pub(crate) mod output;
 mod rerun;
 pub(crate) mod watch;
 

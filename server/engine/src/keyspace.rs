@@ -44,6 +44,19 @@ pub(crate) fn output(tenant: &TenantId, id: &JobId) -> Key {
     joined(b"out/", &[tenant.as_bytes(), id.as_bytes()])
 }
 
+/// What a job has streamed, but for its closed pages.
+pub(crate) fn stream(tenant: &TenantId, id: &JobId) -> Key {
+    joined(b"stream/", &[tenant.as_bytes(), id.as_bytes()])
+}
+
+/// A closed page of what a job has streamed.
+pub(crate) fn stream_page(tenant: &TenantId, id: &JobId, page: u32) -> Key {
+    joined(
+        b"page/",
+        &[tenant.as_bytes(), id.as_bytes(), &page.to_be_bytes()],
+    )
+}
+
 /// What an idempotency key of job submission stands for.
 pub(crate) fn idempotency(tenant: &TenantId, key: &str) -> Key {
     joined(b"idem/", &[tenant.as_bytes(), key.as_bytes()])

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use coretex_core::id::{JobId, TenantId};
 use coretex_core::job::Job;
+use coretex_core::job::output::OutputRecord;
 use coretex_core::payload::Payload;
 use coretex_core::time::Timestamp;
 use coretex_store::{CommitError, Index, Order, Range, codec};
@@ -75,11 +76,14 @@ impl Engine {
         }
         let loaded = self.load_readable(&names).await?;
         let found: Vec<_> = loaded.into_iter().flatten().collect();
+        // After the jobs: of one that has ended nothing more is stored.
+        let streams = self.streams_of(&found).await?;
+        let found = found.into_iter().zip(streams).collect();
         let deleted = std::sync::atomic::AtomicUsize::new(0);
-        self.for_each_bounded(found, |job| {
+        self.for_each_bounded(found, |(job, stream)| {
             let deleted = &deleted;
             async move {
-                match self.delete_job(&job).await {
+                match self.delete_job(&job, stream.as_ref()).await {
                     Ok(()) => {
                         deleted.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
                     }
@@ -146,12 +150,13 @@ impl Engine {
             .into_iter()
             .map(|(_, tenant, id)| (tenant, id))
             .collect();
-        let sizes: Vec<u64> = self
-            .load_readable(&names)
-            .await?
+        let loaded = self.load_readable(&names).await?;
+        let loaded: Vec<_> = loaded.into_iter().flatten().collect();
+        let streams = self.streams_of(&loaded).await?;
+        let sizes: Vec<u64> = loaded
             .iter()
-            .flatten()
-            .map(|loaded| size_of(&loaded.job))
+            .zip(&streams)
+            .map(|(loaded, stream)| size_of(&loaded.job, stream.as_ref()))
             .collect();
         let Some(each) = sizes.iter().sum::<u64>().checked_div(sizes.len() as u64) else {
             return Ok([0; 2]);
@@ -198,7 +203,7 @@ impl Engine {
 }
 
 /// About how many bytes an ended job takes in the store.
-fn size_of(job: &Job) -> u64 {
+fn size_of(job: &Job, stream: Option<&OutputRecord>) -> u64 {
     let record = codec::encode(crate::commits::JOB_FORMAT, job).map_or(0, |bytes| bytes.len());
     let apart: u64 = [&job.input, &job.output]
         .into_iter()
@@ -206,5 +211,5 @@ fn size_of(job: &Job) -> u64 {
         .filter(|payload| payload.is_apart())
         .map(Payload::size)
         .sum();
-    BESIDE + record as u64 + apart
+    BESIDE + record as u64 + apart + stream.map_or(0, OutputRecord::size)
 }

@@ -20,6 +20,7 @@ mod contract;
 mod dlq;
 mod jobs;
 mod outages;
+mod output;
 mod reload;
 mod restarts;
 mod scheduling;

@@ -5,6 +5,7 @@ mod batch_line;
 mod follow;
 mod input;
 mod many;
+mod output;
 mod request;
 mod submit;
 mod wait;
@@ -13,7 +14,7 @@ mod watch;
 use coretex::proto::{
     CancelJobRequest, CountJobsRequest, DiagnoseJobRequest, GetJobRequest, JobFilter,
     ListJobAttemptsRequest, ListJobDecisionsRequest, ListJobEventsRequest, ListJobsRequest,
-    ListJobsResponse,
+    ListJobsResponse, OutputChannel,
 };
 use coretex::proto_time::duration_from_std;
 use coretex::{Job, JobState, JobView};
@@ -41,6 +42,10 @@ pub(super) async fn run(cx: &Cx<'_>, verb: &Verb) -> Result<Exit, Failure> {
         } => {
             return watch::watch(cx, job_id.as_deref(), filter, resume_token.as_deref()).await;
         }
+        Verb::Output { read } => {
+            return output::read(cx, read, OutputChannel::Output).await;
+        }
+        Verb::Logs { read } => return output::read(cx, read, OutputChannel::Log).await,
         Verb::Get { id, basic } => {
             let view = if *basic {
                 JobView::Basic

@@ -77,6 +77,7 @@ macro_rules! fake {
             /// Keeps watches open.
             watches: Mutex<Vec<mpsc::Sender<Result<WatchJobsResponse, Status>>>>,
             pub(crate) watch: Hook<WatchJobsRequest, Watched>,
+            pub(crate) output: Hook<ReadJobOutputRequest, Vec<ReadJobOutputResponse>>,
             $(pub(crate) $name: Hook<$request, $response>,)+
         }
     };
@@ -165,6 +166,7 @@ impl JobService for Fake {
     type WatchJobsStream = ReceiverStream<Result<WatchJobsResponse, Status>>;
     type CancelJobsStream = Messages<CancelJobsResponse>;
     type RerunJobsStream = Messages<RerunJobsResponse>;
+    type ReadJobOutputStream = ReceiverStream<Result<ReadJobOutputResponse, Status>>;
 
     async fn cancel_jobs(
         &self,
@@ -178,6 +180,18 @@ impl JobService for Fake {
         request: Request<RerunJobsRequest>,
     ) -> Result<Response<Self::RerunJobsStream>, Status> {
         self.rerun_jobs.call(request.into_inner()).map(messages)
+    }
+
+    async fn read_job_output(
+        &self,
+        request: Request<ReadJobOutputRequest>,
+    ) -> Result<Response<Self::ReadJobOutputStream>, Status> {
+        let pieces = self.output.call(request.into_inner())?;
+        let (send, stream) = mpsc::channel(pieces.len() + 1);
+        for piece in pieces {
+            let _ = send.try_send(Ok(piece));
+        }
+        Ok(Response::new(ReceiverStream::new(stream)))
     }
 
     async fn watch_jobs(

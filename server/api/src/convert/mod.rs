@@ -8,6 +8,7 @@ pub(crate) mod dlq;
 pub(crate) mod history;
 pub(crate) mod job;
 pub(crate) mod json;
+pub(crate) mod output;
 pub(crate) mod pause;
 pub(crate) mod payload;
 pub(crate) mod policy;

@@ -7,6 +7,7 @@ mod dlq;
 mod jobs;
 mod layers;
 mod lists;
+mod output;
 mod reference;
 mod sessions;
 mod support;

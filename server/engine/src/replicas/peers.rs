@@ -160,7 +160,7 @@ impl Engine {
         }
     }
 
-    fn publish(&self, subject: String, payload: Bytes) {
+    pub(crate) fn publish(&self, subject: String, payload: Bytes) {
         let engine = self.clone();
         self.spawn_work(async move {
             if let Err(error) = engine.bus().publish(&subject, payload).await {
@@ -254,6 +254,7 @@ impl Engine {
             self.dispatcher().wake();
         }
         for job_id in ended.job_ids {
+            self.outputs().ring(&tenant, &job_id);
             if self.waiters().waits_for(&tenant, &job_id) {
                 self.fall_behind(tenant.clone(), job_id);
             }

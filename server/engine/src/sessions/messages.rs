@@ -21,7 +21,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(250);
 const PROGRESS_EVERY: Duration = Duration::from_secs(1);
 
 /// How an attempt that a worker names stands in this replica.
-enum Held {
+pub(crate) enum Held {
     /// The worker's session has it; with the job as last written, while the attempt is current.
     Here(Option<Loaded>),
     /// Another session has it.
@@ -69,6 +69,7 @@ impl Engine {
             } => {
                 self.progressed(session, &attempt, Progress { percent, message });
             }
+            FromWorker::Output { attempt, chunk } => self.streamed(session, &attempt, chunk),
             FromWorker::Result {
                 attempt,
                 outcome,
@@ -108,7 +109,7 @@ impl Engine {
     }
 
     /// What is known of an attempt that a worker names.
-    fn held_by(&self, session: &SessionId, attempt: &AttemptRef) -> Held {
+    pub(crate) fn held_by(&self, session: &SessionId, attempt: &AttemptRef) -> Held {
         let state = self.dispatcher().lock();
         match state.slots.get(&attempt.lease_id) {
             None => Held::Unknown,

@@ -25,6 +25,7 @@ mod limits;
 mod lists;
 mod losses;
 mod outbound;
+mod output;
 mod pauses;
 mod placement;
 mod policy;

@@ -135,7 +135,7 @@ impl Robot {
                     self.unacknowledged.push((attempt, Outcome::Cancelled));
                 }
             }
-            ToWorker::StartConfirmed(_) | ToWorker::Drain { .. } => {}
+            ToWorker::StartConfirmed(_) | ToWorker::OutputAck { .. } | ToWorker::Drain { .. } => {}
         }
     }
 }

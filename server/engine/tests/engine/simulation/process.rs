@@ -228,7 +228,7 @@ impl World {
                     self.stop(number, &attempt).await;
                 }
             }
-            ToWorker::StartConfirmed(_) | ToWorker::Drain { .. } => {}
+            ToWorker::StartConfirmed(_) | ToWorker::OutputAck { .. } | ToWorker::Drain { .. } => {}
         }
     }
 

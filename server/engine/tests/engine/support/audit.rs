@@ -8,6 +8,7 @@ use bytes::Bytes;
 use coretex_core::id::{JobId, LeaseId, TenantId};
 use coretex_core::job::clock::next_due;
 use coretex_core::job::history::{EventType, JobEvent};
+use coretex_core::job::output::{Channel, OutputRecord, Page};
 use coretex_core::job::{Job, JobState};
 use coretex_core::payload::Content;
 use coretex_core::placement::{Needs, shape};
@@ -224,6 +225,7 @@ pub(crate) async fn audit(store: &EmbeddedStore, names: &Names) -> Audit {
     let mut jobs = Vec::new();
     let mut apart: BTreeMap<Bytes, usize> = BTreeMap::new();
     let mut idempotency = BTreeMap::new();
+    let (mut streams, mut pages) = (BTreeMap::new(), BTreeMap::new());
     let mut families: BTreeMap<String, usize> = BTreeMap::new();
     for (key, record) in keys.iter().zip(records) {
         let Some(record) = record else { continue };
@@ -238,6 +240,14 @@ pub(crate) async fn audit(store: &EmbeddedStore, names: &Names) -> Audit {
                 let (_, value) = codec::decode::<Idempotency>(&record.value).unwrap();
                 idempotency.insert(key.clone(), value);
             }
+            "stream" => {
+                let (_, record) = codec::decode::<OutputRecord>(&record.value).unwrap();
+                streams.insert(key.clone(), record);
+            }
+            "page" => {
+                let (_, page) = codec::decode::<Page>(&record.value).unwrap();
+                pages.insert(key.clone(), page);
+            }
             "policy" => {}
             other => panic!("a record of an unknown family: {other}"),
         }
@@ -250,6 +260,7 @@ pub(crate) async fn audit(store: &EmbeddedStore, names: &Names) -> Audit {
         }
     }
     check_payloads(&jobs, apart);
+    check_streams(&jobs, streams, pages);
     check_idempotency(&jobs, idempotency, now);
     let mut members: BTreeMap<String, usize> = BTreeMap::new();
     let mut held = BTreeMap::new();
@@ -309,6 +320,38 @@ fn check_payloads(jobs: &[Job], mut apart: BTreeMap<Bytes, usize>) {
         }
     }
     assert!(apart.is_empty(), "payloads of nobody: {apart:?}");
+}
+
+/// What jobs have streamed belongs to jobs that are there, is complete and is what is counted.
+fn check_streams(
+    jobs: &[Job],
+    mut streams: BTreeMap<Bytes, OutputRecord>,
+    mut pages: BTreeMap<Bytes, Page>,
+) {
+    for job in jobs {
+        let (tenant, id) = (job.tenant.as_bytes(), job.id.as_bytes());
+        let Some(record) = streams.remove(&joined("stream/", &[tenant, id])) else {
+            continue;
+        };
+        let mut entries = Vec::new();
+        for number in 0..record.pages {
+            let key = joined("page/", &[tenant, id, &number.to_be_bytes()]);
+            entries.extend(pages.remove(&key).expect("a closed page").entries);
+        }
+        entries.extend(record.tail.iter().cloned());
+        for channel in Channel::ALL {
+            let of = entries
+                .iter()
+                .filter(|entry| entry.chunk.channel == channel);
+            let kept: Vec<_> = of.filter(|entry| !entry.gap).collect();
+            let bytes: usize = kept.iter().map(|entry| entry.chunk.data.len()).sum();
+            let state = record.channel(channel);
+            assert_eq!(state.bytes, bytes as u64, "{}", job.id);
+            assert_eq!(state.chunks as usize, kept.len(), "{}", job.id);
+        }
+    }
+    assert!(streams.is_empty(), "output of nobody: {streams:?}");
+    assert!(pages.is_empty(), "pages of nobody: {:?}", pages.keys());
 }
 
 fn check_idempotency(jobs: &[Job], mut records: BTreeMap<Bytes, Idempotency>, now: Timestamp) {
