@@ -18,7 +18,7 @@ use tokio::sync::watch;
 
 /// Every record and index that any batch has named.
 #[derive(Debug, Default)]
-pub(crate) struct Names {
+pub struct Names {
     keys: Mutex<BTreeSet<(Shard, Key)>>,
     indexes: Mutex<BTreeSet<(Shard, Index)>>,
 }
@@ -38,13 +38,13 @@ impl Names {
         }
     }
 
-    pub(crate) fn keys(&self, shard: Shard) -> Vec<Key> {
+    pub fn keys(&self, shard: Shard) -> Vec<Key> {
         let keys = self.keys.lock();
         let of_shard = keys.iter().filter(|(of, _)| *of == shard);
         of_shard.map(|(_, key)| key.clone()).collect()
     }
 
-    pub(crate) fn indexes(&self, shard: Shard) -> Vec<Index> {
+    pub fn indexes(&self, shard: Shard) -> Vec<Index> {
         let indexes = self.indexes.lock();
         let of_shard = indexes.iter().filter(|(of, _)| *of == shard);
         of_shard.map(|(_, index)| index.clone()).collect()
@@ -53,7 +53,7 @@ impl Names {
 
 /// The layer.
 #[derive(Debug)]
-pub(crate) struct Tap {
+pub struct Tap {
     inner: Arc<dyn Store>,
     names: Arc<Names>,
     exclusive: bool,
@@ -75,7 +75,7 @@ enum Away {
 }
 
 impl Tap {
-    pub(crate) fn new(inner: Arc<dyn Store>, names: Arc<Names>, exclusive: bool) -> Self {
+    pub fn new(inner: Arc<dyn Store>, names: Arc<Names>, exclusive: bool) -> Self {
         Self {
             inner,
             names,
@@ -91,46 +91,46 @@ impl Tap {
     }
 
     /// Whoever stands on this store never hears from it again, and it never from them.
-    pub(crate) fn kill(&self) {
+    pub fn kill(&self) {
         self.dead.store(true, Ordering::Relaxed);
     }
 
     /// What is asked from now on hangs, and is only sent when the store comes back.
-    pub(crate) fn take_away(&self) {
+    pub fn take_away(&self) {
         self.away.send_replace(Away::Everything);
     }
 
     /// The same for commits about leases alone.
-    pub(crate) fn take_leases_away(&self) {
+    pub fn take_leases_away(&self) {
         self.away.send_replace(Away::Leases);
     }
 
     /// The end of [`Self::take_away`].
-    pub(crate) fn bring_back(&self) {
+    pub fn bring_back(&self) {
         self.away.send_replace(Away::Nothing);
     }
 
     /// The store says that it may have lost commits.
-    pub(crate) fn rewind(&self) {
+    pub fn rewind(&self) {
         self.epochs.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Every read takes this long from now on.
-    pub(crate) fn slow_reads(&self, pause: Duration) {
+    pub fn slow_reads(&self, pause: Duration) {
         *self.read_pause.lock() = pause;
     }
 
-    pub(crate) fn pretend(&self, pressure: Pressure) {
+    pub fn pretend(&self, pressure: Pressure) {
         *self.pressure.lock() = Some(pressure);
     }
 
     /// Commits to the data shard so far.
-    pub(crate) fn commits(&self) -> u64 {
+    pub fn commits(&self) -> u64 {
         self.commits.load(Ordering::Relaxed)
     }
 
     /// Reads of the data shard so far.
-    pub(crate) fn reads(&self) -> u64 {
+    pub fn reads(&self) -> u64 {
         self.reads.load(Ordering::Relaxed)
     }
 
@@ -150,7 +150,7 @@ impl Tap {
         }
         let pause = *self.read_pause.lock();
         if !pause.is_zero() {
-            super::pass(pause).await;
+            crate::pass(pause).await;
             self.gate().await;
         }
     }
