@@ -5,34 +5,71 @@ use coretex_core::job::transition::Outcome;
 use coretex_engine::{AttemptRef, FromWorker, Hello, ToWorker};
 use coretex_store::{Shard, Store, codec};
 
-use super::TOPICS;
-use super::world::World;
-use crate::support::{Worker, failed, hello, secs, succeeded};
+use coretex_testbench::{Worker, failed, hello, secs, succeeded};
+
+use crate::world::{TOPICS, World};
 
 /// What a worker process does with an attempt.
 #[derive(Clone, Debug)]
-pub(super) struct Run {
-    pub(super) attempt: AttemptRef,
-    pub(super) started: bool,
-    pub(super) told_to_stop: bool,
+pub(crate) struct Run {
+    pub(crate) attempt: AttemptRef,
+    pub(crate) started: bool,
+    pub(crate) told_to_stop: bool,
     /// Its result, once it has one, sent until it is acknowledged.
-    pub(super) result: Option<Outcome>,
+    pub(crate) result: Option<Outcome>,
 }
 
 /// A worker process: it outlives its connections.
 #[derive(Debug)]
-pub(super) struct Process {
-    pub(super) name: String,
-    pub(super) slots: u32,
-    pub(super) connection: Option<Worker>,
-    pub(super) runs: Vec<Run>,
+pub(crate) struct Process {
+    pub(crate) name: String,
+    pub(crate) slots: u32,
+    pub(crate) topics: &'static [&'static str],
+    pub(crate) gpu: bool,
+    /// The server that it is, or was, connected to.
+    pub(crate) place: usize,
+    pub(crate) connection: Option<Worker>,
+    pub(crate) runs: Vec<Run>,
+}
+
+impl Process {
+    /// The fleet of random histories: `w0` with one topic and one slot to `w3` with all and four.
+    pub(crate) fn fleet() -> Vec<Self> {
+        (0..4)
+            .map(|number| Self {
+                name: format!("w{number}"),
+                slots: 1 + number,
+                topics: match number {
+                    0 => &TOPICS[..1],
+                    1 => &TOPICS[..2],
+                    _ => &TOPICS,
+                },
+                gpu: number >= 2,
+                place: 0,
+                connection: None,
+                runs: Vec::new(),
+            })
+            .collect()
+    }
 }
 
 impl World {
-    pub(super) async fn connect(&mut self) {
-        let number = self.dice.below(4) as usize;
+    /// Some worker connects to some server.
+    pub(crate) async fn connect(&mut self) {
+        let number = self.dice.below(self.processes.len() as u64) as usize;
+        if let Some(place) = self.any_place() {
+            let cut = self.one_in(2);
+            self.connect_to(number, place, cut).await;
+        }
+    }
+
+    /// A worker connects. With `cut`, the old connection is known to be broken; else it often is
+    /// still open from the server's side.
+    pub(crate) async fn connect_to(&mut self, number: usize, place: usize, cut: bool) {
+        let Some(engine) = self.engine(place) else {
+            return;
+        };
         let process = &mut self.processes[number];
-        // Often the old connection is still open from the server's side.
         let old = process.connection.take();
         let listed: Vec<AttemptRef> = process
             .runs
@@ -40,28 +77,32 @@ impl World {
             .filter(|run| run.result.is_none())
             .map(|run| run.attempt.clone())
             .collect();
-        let topics: &[&str] = match number {
-            0 => &TOPICS[..1],
-            1 => &TOPICS[..2],
-            _ => &TOPICS,
-        };
         let mut hello = Hello {
             running: listed.clone(),
-            ..hello(&process.name, topics, process.slots)
+            ..hello(&process.name, process.topics, process.slots)
         };
-        if number >= 2 {
+        if process.gpu {
             hello.capabilities.insert("gpu".to_owned());
         }
-        if self.dice.below(2) == 0
-            && let Some(old) = old
-        {
+        if cut && let Some(old) = old {
             old.cut().await;
         }
-        let opening = self.bench.engine.open_session(&self.fleet, hello);
+        let moves = place != process.place;
+        let opening = engine.open_session(&self.fleet, hello);
         let Ok(Ok(mut session)) = tokio::time::timeout(secs(12), opening).await else {
             return;
         };
+        self.note(format_args!(
+            "w{number} connects to server {place}: kept {:?}, revoked {:?}",
+            session.welcome.kept, session.welcome.revoked
+        ));
+        let kept = session.welcome.kept.len() as u64;
+        self.tally.kept += kept;
+        if moves {
+            self.tally.moved += kept;
+        }
         let process = &mut self.processes[number];
+        process.place = place;
         for kept in &session.welcome.kept {
             assert!(listed.contains(kept));
         }
@@ -80,10 +121,7 @@ impl World {
         }
     }
 
-    pub(super) async fn report(&mut self, number: usize, attempt: &AttemptRef, outcome: Outcome) {
-        let Some(connection) = &self.processes[number].connection else {
-            return;
-        };
+    pub(crate) async fn report(&mut self, number: usize, attempt: &AttemptRef, outcome: Outcome) {
         self.note(format_args!("w{number} reports {attempt:?} {outcome:?}"));
         let message = FromWorker::Result {
             attempt: attempt.clone(),
@@ -91,14 +129,27 @@ impl World {
             execution_duration: None,
             artifact_ids: Vec::new(),
         };
+        self.say(number, message).await;
+    }
+
+    /// A worker says something. Its connection breaks when that cannot be done.
+    pub(crate) async fn say(&mut self, number: usize, message: FromWorker) {
+        let process = &mut self.processes[number];
+        let Some(connection) = &process.connection else {
+            return;
+        };
+        if self.cluster.is_still(process.place) {
+            process.connection = None;
+            return;
+        }
         let told = tokio::time::timeout(secs(12), connection.session.receive(message)).await;
         if !matches!(told, Ok(Ok(()))) {
             self.processes[number].connection = None;
         }
     }
 
-    pub(super) async fn disconnect(&mut self) {
-        let number = self.dice.below(4) as usize;
+    pub(crate) async fn disconnect(&mut self) {
+        let number = self.dice.below(self.processes.len() as u64) as usize;
         if let Some(connection) = self.processes[number].connection.take() {
             connection.cut().await;
         }
@@ -109,8 +160,8 @@ impl World {
     }
 
     /// Some worker does something about some attempt.
-    pub(super) async fn work(&mut self) {
-        let number = self.dice.below(4) as usize;
+    pub(crate) async fn work(&mut self) {
+        let number = self.dice.below(self.processes.len() as u64) as usize;
         let process = &self.processes[number];
         if process.connection.is_none() || process.runs.is_empty() {
             return;
@@ -146,18 +197,18 @@ impl World {
                 return;
             }
         };
-        let connection = self.processes[number].connection.as_ref().unwrap();
-        let told = tokio::time::timeout(secs(12), connection.session.receive(say)).await;
-        if !matches!(told, Ok(Ok(()))) {
-            self.processes[number].connection = None;
-        }
+        self.say(number, say).await;
     }
 
     /// Workers read what they are sent.
-    pub(super) async fn hear(&mut self) {
+    pub(crate) async fn hear(&mut self) {
+        self.notice_deaths();
         for number in 0..self.processes.len() {
             loop {
                 let process = &mut self.processes[number];
+                if self.cluster.is_still(process.place) {
+                    break;
+                }
                 let Some(connection) = &mut process.connection else {
                     break;
                 };
@@ -178,16 +229,12 @@ impl World {
         match message {
             ToWorker::Assignment { job, attempt, .. } => {
                 let lease = attempt.lease_id;
-                assert!(self.handed.insert(lease), "{lease} was handed out twice");
+                self.book.hand_out(lease);
                 assert!(job.input.as_ref().is_none_or(|input| !input.is_apart()));
                 // It stands in the store: nothing comes from a commit that may not be applied.
                 let key = format!("job/{}\0{}", attempt.tenant, attempt.job_id).into_bytes();
-                let read = self
-                    .bench
-                    .base
-                    .get(Shard::Data(0), &[key.into()])
-                    .await
-                    .unwrap();
+                let keys = [key.into()];
+                let read = self.cluster.base.get(Shard::Data(0), &keys).await.unwrap();
                 if let Some(record) = &read.value[0] {
                     let (_, stored) =
                         codec::decode::<coretex_core::job::Job>(&record.value).unwrap();
@@ -216,10 +263,15 @@ impl World {
                     result: None,
                 });
             }
-            ToWorker::ResultAck { attempt, .. } => {
-                self.processes[number]
-                    .runs
-                    .retain(|run| run.attempt != attempt);
+            ToWorker::ResultAck { attempt, applied } => {
+                let runs = &mut self.processes[number].runs;
+                for run in runs.extract_if(.., |run| run.attempt == attempt) {
+                    if let Some(outcome) = &run.result
+                        && applied
+                    {
+                        self.book.applied(&attempt, outcome);
+                    }
+                }
             }
             ToWorker::Cancel { attempt, .. } => self.told_to_stop(number, &attempt),
             ToWorker::Revoke { attempt, .. } => {

@@ -95,6 +95,12 @@ impl Tap {
         self.dead.store(true, Ordering::Relaxed);
     }
 
+    /// Whether it was killed.
+    #[must_use]
+    pub fn is_dead(&self) -> bool {
+        self.dead.load(Ordering::Relaxed)
+    }
+
     /// What is asked from now on hangs, and is only sent when the store comes back.
     pub fn take_away(&self) {
         self.away.send_replace(Away::Everything);
