@@ -6,7 +6,7 @@ pub(crate) mod messages;
 pub(crate) mod outbound;
 pub(crate) mod workers;
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -163,7 +163,7 @@ impl Engine {
                 sender,
                 outbound: Arc::default(),
                 end: Arc::clone(&end),
-                leases: HashSet::new(),
+                leases: BTreeSet::new(),
                 reserved: 0,
             };
             state.insert_session(session_id.clone(), session);

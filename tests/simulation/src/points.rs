@@ -17,7 +17,7 @@ use coretex_core::time::Timestamp;
 use coretex_store::layers::{Fault, Faulty};
 use coretex_store::{
     Batch, CommitError, Committed, Key, LogId, LogPage, Member, Order, Pressure, Range, Read,
-    Record, Shard, Store, StoreError, StoreInfo, Usage,
+    Record, Shard, Store, StoreError, StoreInfo, Usage, Write,
 };
 use coretex_testbench::{Tap, millis, pass, secs};
 use parking_lot::Mutex;
@@ -276,6 +276,7 @@ impl Store for WatchedStore {
         } else {
             Point::Commit
         };
+        tracing::debug!(target: "story", "commit {:x} to {}", batch.commit_id.0, written(&batch));
         let Some(strike) = self.points.reach(point) else {
             return self.inner.commit(batch).await;
         };
@@ -307,6 +308,15 @@ impl Store for WatchedStore {
     async fn close(&self, grace: Duration) {
         self.inner.close(grace).await;
     }
+}
+
+/// What a commit is about.
+fn written(batch: &Batch) -> String {
+    let first = batch.writes.iter().find_map(|write| match write {
+        Write::Put { key, .. } | Write::Delete { key } => Some(key.escape_ascii().to_string()),
+        Write::Add { .. } | Write::Remove { .. } | Write::Append { .. } => None,
+    });
+    first.unwrap_or_default()
 }
 
 /// A server's bus, where its messages are points.

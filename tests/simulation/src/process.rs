@@ -93,8 +93,9 @@ impl World {
             return;
         };
         self.note(format_args!(
-            "w{number} connects to server {place}: kept {:?}, revoked {:?}",
-            session.welcome.kept, session.welcome.revoked
+            "w{number} connects to server {place}, keeps {} and has to stop {}",
+            session.welcome.kept.len(),
+            session.welcome.revoked.len()
         ));
         let kept = session.welcome.kept.len() as u64;
         self.tally.kept += kept;
@@ -122,7 +123,10 @@ impl World {
     }
 
     pub(crate) async fn report(&mut self, number: usize, attempt: &AttemptRef, outcome: Outcome) {
-        self.note(format_args!("w{number} reports {attempt:?} {outcome:?}"));
+        self.note(format_args!(
+            "w{number} reports {} {outcome:?}",
+            attempt.lease_id
+        ));
         let message = FromWorker::Result {
             attempt: attempt.clone(),
             outcome,
@@ -225,7 +229,7 @@ impl World {
     }
 
     async fn heard(&mut self, number: usize, message: ToWorker) {
-        self.note(format_args!("w{number} hears {message:.150?}"));
+        self.note(format_args!("w{number} hears {}", brief(&message)));
         match message {
             ToWorker::Assignment { job, attempt, .. } => {
                 let lease = attempt.lease_id;
@@ -321,5 +325,23 @@ impl World {
         if found {
             self.report(number, attempt, Outcome::Cancelled).await;
         }
+    }
+}
+
+/// A message in a few words.
+fn brief(message: &ToWorker) -> String {
+    let named = |what: &str, attempt: &AttemptRef| {
+        let (job, number, lease) = (&attempt.job_id, attempt.attempt, attempt.lease_id);
+        format!("{what} of {job} attempt {number} {lease}")
+    };
+    match message {
+        ToWorker::Assignment { attempt, .. } => named("assignment", attempt),
+        ToWorker::StartConfirmed(attempt) => named("start confirmed", attempt),
+        ToWorker::Cancel { attempt, .. } => named("cancel", attempt),
+        ToWorker::Revoke { attempt, .. } => named("revoke", attempt),
+        ToWorker::ResultAck { attempt, applied } => {
+            named(if *applied { "ack" } else { "late" }, attempt)
+        }
+        ToWorker::Drain { .. } => "drain".to_owned(),
     }
 }

@@ -14,7 +14,7 @@ use coretex_store::{
     Read, Record, Shard, Store, StoreError, StoreInfo, Usage, Write,
 };
 use parking_lot::Mutex;
-use tokio::sync::watch;
+use tokio::sync::Notify;
 
 /// Every record and index that any batch has named.
 #[derive(Debug, Default)]
@@ -58,7 +58,9 @@ pub struct Tap {
     names: Arc<Names>,
     exclusive: bool,
     dead: AtomicBool,
-    away: watch::Sender<Away>,
+    away: Mutex<Away>,
+    /// Rings when that changes.
+    changed: Notify,
     epochs: AtomicU64,
     read_pause: Mutex<Duration>,
     pressure: Mutex<Option<Pressure>>,
@@ -81,7 +83,8 @@ impl Tap {
             names,
             exclusive,
             dead: AtomicBool::new(false),
-            away: watch::Sender::new(Away::Nothing),
+            away: Mutex::new(Away::Nothing),
+            changed: Notify::new(),
             epochs: AtomicU64::new(0),
             read_pause: Mutex::default(),
             pressure: Mutex::default(),
@@ -103,17 +106,17 @@ impl Tap {
 
     /// What is asked from now on hangs, and is only sent when the store comes back.
     pub fn take_away(&self) {
-        self.away.send_replace(Away::Everything);
+        self.set(Away::Everything);
     }
 
     /// The same for commits about leases alone.
     pub fn take_leases_away(&self) {
-        self.away.send_replace(Away::Leases);
+        self.set(Away::Leases);
     }
 
     /// The end of [`Self::take_away`].
     pub fn bring_back(&self) {
-        self.away.send_replace(Away::Nothing);
+        self.set(Away::Nothing);
     }
 
     /// The store says that it may have lost commits.
@@ -144,9 +147,22 @@ impl Tap {
         if self.dead.load(Ordering::Relaxed) {
             pending::<()>().await;
         }
-        let mut away = self.away.subscribe();
-        // The sender lives as long as this.
-        let _ = away.wait_for(|away| *away != Away::Everything).await;
+        self.wait(|away| away != Away::Everything).await;
+    }
+
+    fn set(&self, away: Away) {
+        *self.away.lock() = away;
+        self.changed.notify_waiters();
+    }
+
+    async fn wait(&self, until: impl Fn(Away) -> bool) {
+        loop {
+            let changed = self.changed.notified();
+            if until(*self.away.lock()) {
+                return;
+            }
+            changed.await;
+        }
     }
 
     async fn read(&self, shard: Shard) {
@@ -222,8 +238,7 @@ impl Store for Tap {
     async fn commit(&self, batch: Batch) -> Result<Committed, CommitError> {
         self.gate().await;
         if batch.shard == Shard::Sys {
-            let mut away = self.away.subscribe();
-            let _ = away.wait_for(|away| *away == Away::Nothing).await;
+            self.wait(|away| away == Away::Nothing).await;
         }
         self.names.note(&batch);
         if batch.shard != Shard::Sys {

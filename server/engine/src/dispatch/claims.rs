@@ -31,11 +31,12 @@ impl Engine {
         loop {
             let mut all = false;
             tokio::select! {
-                () = self.dispatcher().woken() => {}
+                biased;
                 _ = reread.tick() => {
                     self.dispatcher().lock().distrust_queues();
                     all = self.has_peers();
                 }
+                () = self.dispatcher().woken() => {}
             }
             loop {
                 self.rest().await;

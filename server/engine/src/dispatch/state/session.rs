@@ -1,6 +1,6 @@
 //! A connected worker, as the dispatcher sees it.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, OnceLock};
 
 use coretex_core::id::{LeaseId, PoolName, SessionId, TenantId, Topic, WorkerId};
@@ -44,7 +44,7 @@ pub(crate) struct SessionState {
     pub(crate) outbound: Arc<Outbound>,
     /// Why it has ended.
     pub(crate) end: Arc<OnceLock<SessionEnd>>,
-    pub(crate) leases: HashSet<LeaseId>,
+    pub(crate) leases: BTreeSet<LeaseId>,
     pub(crate) reserved: u32,
 }
 
