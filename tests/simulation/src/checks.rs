@@ -15,7 +15,7 @@ use crate::world::{TENANTS, World};
 
 /// Long enough for every server to compare its slots with the store twice, to read what the others
 /// say of their workers, and to give up on workers that do not come back.
-const QUIET: u64 = 20;
+pub(crate) const QUIET: u64 = 20;
 /// For how long after the death of a server others may still speak of its workers.
 const MEMORY: Duration = Duration::from_secs(60);
 /// No commit is under way for longer.
@@ -219,7 +219,8 @@ impl World {
         let lost = |job: &Job| {
             use coretex_core::job::history::AttemptEnd;
             let ends = job.attempts.iter().map(|one| one.end);
-            ends.filter(|end| matches!(end, Some(AttemptEnd::Lost))).count() as u64
+            ends.filter(|end| matches!(end, Some(AttemptEnd::Lost)))
+                .count() as u64
         };
         self.tally.lost = audit.jobs.iter().map(lost).sum();
         self.tally.handed_out = self.book.handed_out() as u64;
@@ -241,7 +242,10 @@ impl World {
             let who = caller(tenant, "key:x", &[Role::Admin]);
             let engine = self.any_engine().expect("a server");
             let count = engine.count_jobs(&who, &JobFilter::default()).await;
-            let there = audit.jobs.iter().filter(|job| job.tenant.as_str() == tenant);
+            let there = audit
+                .jobs
+                .iter()
+                .filter(|job| job.tenant.as_str() == tenant);
             assert_eq!(count.unwrap().count, there.count() as u64);
         }
         audit

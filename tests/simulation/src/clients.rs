@@ -99,7 +99,11 @@ impl World {
     /// The same request again.
     pub(crate) async fn replay(&mut self) {
         let count = self.book.perhaps.len() as u64;
-        let again = self.book.perhaps.iter().nth(self.dice.below(count) as usize);
+        let again = self
+            .book
+            .perhaps
+            .iter()
+            .nth(self.dice.below(count) as usize);
         if let Some(((tenant, _), job)) = again.map(|(name, job)| (name.clone(), job.clone())) {
             self.send(&tenant, job).await;
         }

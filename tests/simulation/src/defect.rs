@@ -105,7 +105,10 @@ impl DefectiveStore {
                 _ => continue,
             };
             let read = self.inner.get(batch.shard, std::slice::from_ref(&key));
-            let found = read.await.ok().and_then(|read| read.value.into_iter().next());
+            let found = read
+                .await
+                .ok()
+                .and_then(|read| read.value.into_iter().next());
             *precondition = match found.flatten() {
                 Some(record) => Precondition::At {
                     key,

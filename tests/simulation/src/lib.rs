@@ -18,6 +18,7 @@ mod book;
 mod checks;
 mod clients;
 mod cluster;
+mod cores;
 mod defect;
 mod history;
 mod lives;
@@ -26,8 +27,9 @@ mod process;
 mod weather;
 mod world;
 
+pub use cores::on_all_cores;
 pub use defect::Defect;
 pub use history::{Plan, STEPS, Tale, tell};
-pub use lives::{Case, Life, cases, live};
+pub use lives::{Case, Life, cases, live, strikes};
 pub use points::{Point, Strike};
 pub use world::Tally;

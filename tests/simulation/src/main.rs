@@ -2,12 +2,9 @@
 
 use std::io::Write;
 use std::process::ExitCode;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::thread;
 
 use clap::Parser;
-use coretex_simulation::{Plan, Tale, tell};
+use coretex_simulation::{Plan, STEPS, Strike, Tally, cases, live, on_all_cores, strikes, tell};
 
 #[derive(Parser, Debug)]
 #[command(about = "Runs random histories of Coretex in virtual time, each from a seed")]
@@ -21,11 +18,17 @@ struct Options {
     /// Run as many histories instead, from the first of `--seeds` on.
     #[arg(long)]
     count: Option<u64>,
+    /// Let every fault strike at every point of every life of a job instead.
+    #[arg(long)]
+    lives: bool,
+    /// Run one life and tell it on stderr: `LIFE:SERVERS:resend|once[:POINT:STRIKE]`.
+    #[arg(long)]
+    life: Option<String>,
     /// Servers in each history, instead of 1 to 3 as the seed says.
     #[arg(long)]
     replicas: Option<usize>,
     /// Steps of each history.
-    #[arg(long, default_value_t = 200)]
+    #[arg(long, default_value_t = STEPS)]
     steps: u32,
     /// What to tell of one history: filters as in `RUST_LOG`.
     #[arg(long, default_value = "story=info,coretex_engine=debug")]
@@ -39,6 +42,17 @@ fn range(text: &str) -> Result<(u64, u64), String> {
 }
 
 impl Options {
+    /// Tells on stderr from here on.
+    fn listen(&self) {
+        tracing_subscriber::fmt()
+            .with_env_filter(&self.log)
+            .without_time()
+            .with_ansi(false)
+            .with_target(false)
+            .with_writer(std::io::stderr)
+            .init();
+    }
+
     fn plan(&self, seed: u64) -> Plan {
         Plan {
             servers: self.replicas,
@@ -50,9 +64,11 @@ impl Options {
 
 fn main() -> ExitCode {
     let options = Options::parse();
-    let told = match options.seed {
-        Some(seed) => one(&options, seed),
-        None => many(&options),
+    let told = match (&options.life, options.seed) {
+        (Some(name), _) => one_life(&options, name),
+        (None, Some(seed)) => one(&options, seed),
+        (None, None) if options.lives => all_lives(),
+        (None, None) => many(&options),
     };
     // Who closes the pipe does not want to know.
     let _ = match &told {
@@ -67,60 +83,61 @@ fn main() -> ExitCode {
 }
 
 fn one(options: &Options, seed: u64) -> Result<String, String> {
-    tracing_subscriber::fmt()
-        .with_env_filter(&options.log)
-        .without_time()
-        .with_ansi(false)
-        .with_target(false)
-        .with_writer(std::io::stderr)
-        .init();
+    options.listen();
     let tale = tell(options.plan(seed)).map_err(|wrong| format!("seed {seed}: {wrong}"))?;
     Ok(format!("seed {seed}: {tale:?}"))
 }
 
-/// Runs seeds on all cores until one goes wrong.
+/// Runs seeds until one goes wrong.
 fn many(options: &Options) -> Result<String, String> {
     let first = options.seeds.0;
     let end = options.count.map_or(options.seeds.1, |count| first + count);
-    let (next, stop) = (AtomicU64::new(first), AtomicBool::new(false));
-    let wrong: Mutex<Option<(u64, String)>> = Mutex::new(None);
-    let run = || {
-        let mut sum: Option<Tale> = None;
-        while !stop.load(Ordering::Relaxed) {
-            let seed = next.fetch_add(1, Ordering::Relaxed);
-            if seed >= end {
-                break;
-            }
-            match tell(options.plan(seed)) {
-                Ok(tale) => match &mut sum {
-                    Some(sum) => sum.tally += tale.tally,
-                    None => sum = Some(tale),
-                },
-                Err(text) => {
-                    stop.store(true, Ordering::Relaxed);
-                    if let Ok(mut wrong) = wrong.lock()
-                        && wrong.as_ref().is_none_or(|(other, _)| seed < *other)
-                    {
-                        *wrong = Some((seed, text));
-                    }
-                }
-            }
-        }
-        sum
-    };
-    let cores = thread::available_parallelism().map_or(1, usize::from);
-    let sums: Vec<Tale> = thread::scope(|scope| {
-        let threads: Vec<_> = (0..cores).map(|_| scope.spawn(run)).collect();
-        let joined = threads.into_iter().map(|thread| thread.join().ok());
-        joined.flatten().flatten().collect()
-    });
-    if let Ok(Some((seed, text))) = wrong.into_inner() {
-        let again = format!("cargo run -p coretex-simulation -- --seed {seed}");
-        return Err(format!("seed {seed}: {text}\nto see it again: {again}"));
-    }
-    let mut tally = sums.first().map(|tale| tale.tally).unwrap_or_default();
-    for tale in sums.iter().skip(1) {
+    let tales = on_all_cores(end.saturating_sub(first), |at| {
+        let seed = first + at;
+        tell(options.plan(seed)).map_err(|wrong| {
+            let again = format!("cargo run -p coretex-simulation -- --seed {seed}");
+            format!("seed {seed}: {wrong}\nto see it again: {again}")
+        })
+    })?;
+    let mut tally = Tally::default();
+    for tale in &tales {
         tally += tale.tally;
     }
     Ok(format!("seeds {first}..{end} went well: {tally:?}"))
+}
+
+/// Lets everything strike at every point of every life.
+fn all_lives() -> Result<String, String> {
+    let strikes = strikes()?;
+    on_all_cores(strikes.len() as u64, |at| {
+        let (case, at, strike) = strikes[at as usize];
+        live(case, Some((at, strike))).map_err(|wrong| {
+            let name = format!("{case}:{at}:{strike}");
+            let again = format!("cargo run -p coretex-simulation -- --life {name}");
+            format!("{name}: {wrong}\nto see it again: {again}")
+        })
+    })?;
+    Ok(format!("{} lives with a fault went well", strikes.len()))
+}
+
+/// One life, told on stderr; without a fault when the name has none.
+fn one_life(options: &Options, name: &str) -> Result<String, String> {
+    let found = cases()
+        .into_iter()
+        .find(|case| name.starts_with(&format!("{case}:")) || name == case.to_string());
+    let case = found.ok_or_else(|| format!("{name}: no such life"))?;
+    let mut parts = name.split(':').skip(3);
+    let strike = match (parts.next(), parts.next()) {
+        (Some(at), Some(strike)) => {
+            let at = at.parse().map_err(|_| format!("{at} is not a number"))?;
+            let known = Strike::ALL
+                .into_iter()
+                .find(|one| one.to_string() == strike);
+            Some((at, known.ok_or_else(|| format!("{strike} is no strike"))?))
+        }
+        _ => None,
+    };
+    options.listen();
+    let points = live(case, strike).map_err(|wrong| format!("{name}: {wrong}"))?;
+    Ok(format!("{name}: {points:?}"))
 }

@@ -125,6 +125,30 @@ impl Strike {
         }
     }
 
+    /// Whether somebody cannot know what became of a commit.
+    #[must_use]
+    pub const fn leaves_doubt(self) -> bool {
+        matches!(
+            self,
+            Self::Vanished | Self::AnswerLost | Self::Late | Self::VeryLate
+        )
+    }
+
+    /// Whether a server, a worker, or the connection between them, may be gone for good.
+    #[must_use]
+    pub const fn is_violent(self) -> bool {
+        matches!(
+            self,
+            Self::KillBefore
+                | Self::KillAfter
+                | Self::StoreStall
+                | Self::Lost
+                | Self::Cut
+                | Self::WorkerDies
+                | Self::WorkerDiesAfter
+        )
+    }
+
     fn fault(self) -> Option<Fault> {
         Some(match self {
             Self::Refused => Fault::Before(CommitError::Unavailable {

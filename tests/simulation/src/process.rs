@@ -5,8 +5,11 @@ use coretex_core::job::transition::Outcome;
 use coretex_engine::{AttemptRef, FromWorker, Hello, ToWorker};
 use coretex_store::{Shard, Store, codec};
 
-use coretex_testbench::{Worker, failed, hello, secs, succeeded};
+use coretex_testbench::{Tap, Worker, failed, hello, millis, pass, secs, succeeded};
+use tokio::sync::mpsc::error::TryRecvError;
+use tokio::time::Instant;
 
+use crate::points::{Point, Strike, take_store_away};
 use crate::world::{TOPICS, World};
 
 /// What a worker process does with an attempt.
@@ -14,6 +17,9 @@ use crate::world::{TOPICS, World};
 pub(crate) struct Run {
     pub(crate) attempt: AttemptRef,
     pub(crate) started: bool,
+    /// It may begin: the start is committed, or does not have to be.
+    pub(crate) confirmed: bool,
+    pub(crate) since: Instant,
     pub(crate) told_to_stop: bool,
     /// Its result, once it has one, sent until it is acknowledged.
     pub(crate) result: Option<Outcome>,
@@ -29,6 +35,8 @@ pub(crate) struct Process {
     /// The server that it is, or was, connected to.
     pub(crate) place: usize,
     pub(crate) connection: Option<Worker>,
+    /// What is on its way to it, and arrives then.
+    pub(crate) held_up: Option<(Instant, ToWorker)>,
     pub(crate) runs: Vec<Run>,
 }
 
@@ -47,9 +55,31 @@ impl Process {
                 gpu: number >= 2,
                 place: 0,
                 connection: None,
+                held_up: None,
                 runs: Vec::new(),
             })
             .collect()
+    }
+
+    /// A worker of one topic and two slots.
+    pub(crate) fn plain(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            slots: 2,
+            topics: &TOPICS[..1],
+            gpu: false,
+            place: 0,
+            connection: None,
+            held_up: None,
+            runs: Vec::new(),
+        }
+    }
+
+    /// The process dies, and another one starts under its name.
+    pub(crate) fn die(&mut self) {
+        self.connection = None;
+        self.held_up = None;
+        self.runs.clear();
     }
 }
 
@@ -138,17 +168,72 @@ impl World {
 
     /// A worker says something. Its connection breaks when that cannot be done.
     pub(crate) async fn say(&mut self, number: usize, message: FromWorker) {
-        let process = &mut self.processes[number];
-        let Some(connection) = &process.connection else {
-            return;
-        };
-        if self.cluster.is_still(process.place) {
-            process.connection = None;
+        let place = self.processes[number].place;
+        if self.processes[number].connection.is_none() {
             return;
         }
-        let told = tokio::time::timeout(secs(12), connection.session.receive(message)).await;
-        if !matches!(told, Ok(Ok(()))) {
+        if self.cluster.is_still(place) {
             self.processes[number].connection = None;
+            return;
+        }
+        let Some(strike) = self.points.reach(Point::Receive) else {
+            self.deliver(number, message).await;
+            return;
+        };
+        match strike {
+            Strike::KillBefore => self.kill(place),
+            Strike::Lost => self.processes[number].connection = None,
+            Strike::WorkerDies => self.processes[number].die(),
+            Strike::Delayed => {
+                pass(secs(3)).await;
+                self.deliver(number, message).await;
+            }
+            Strike::Doubled => {
+                self.deliver(number, message.clone()).await;
+                self.deliver(number, message).await;
+            }
+            Strike::StoreDown | Strike::StoreStall => {
+                self.take_store_away(place, strike);
+                self.deliver(number, message).await;
+            }
+            _ => {
+                self.deliver(number, message).await;
+                self.strike_after(number, place, strike);
+            }
+        }
+    }
+
+    async fn deliver(&mut self, number: usize, message: FromWorker) {
+        let process = &self.processes[number];
+        let (Some(connection), Some(server)) =
+            (&process.connection, &self.cluster.servers[process.place])
+        else {
+            return;
+        };
+        let told = tokio::select! {
+            biased;
+            told = connection.session.receive(message) => told.is_ok(),
+            () = until_dead(&server.tap) => false,
+            () = pass(secs(12)) => false,
+        };
+        if !told {
+            self.processes[number].connection = None;
+        }
+    }
+
+    /// What strikes just after a message has arrived.
+    fn strike_after(&mut self, number: usize, place: usize, strike: Strike) {
+        match strike {
+            Strike::KillAfter => self.kill(place),
+            Strike::Cut => self.processes[number].connection = None,
+            Strike::WorkerDiesAfter => self.processes[number].die(),
+            _ => {}
+        }
+    }
+
+    fn take_store_away(&self, place: usize, strike: Strike) {
+        if let Some(server) = &self.cluster.servers[place] {
+            take_store_away(&server.link, strike);
         }
     }
 
@@ -210,20 +295,50 @@ impl World {
         for number in 0..self.processes.len() {
             loop {
                 let process = &mut self.processes[number];
-                if self.cluster.is_still(process.place) {
+                let place = process.place;
+                if self.cluster.is_still(place) {
                     break;
                 }
                 let Some(connection) = &mut process.connection else {
+                    process.held_up = None;
                     break;
                 };
+                if let Some((until, message)) = process.held_up.take() {
+                    if Instant::now() < until {
+                        process.held_up = Some((until, message));
+                        break;
+                    }
+                    self.heard(number, message).await;
+                    continue;
+                }
                 match connection.inbox.try_recv() {
-                    Ok(message) => self.heard(number, message).await,
-                    Err(tokio::sync::mpsc::error::TryRecvError::Empty) => break,
-                    Err(tokio::sync::mpsc::error::TryRecvError::Disconnected) => {
+                    Ok(message) => self.receive(number, place, message).await,
+                    Err(TryRecvError::Empty) => break,
+                    Err(TryRecvError::Disconnected) => {
                         process.connection = None;
                         break;
                     }
                 }
+            }
+        }
+    }
+
+    /// A message comes to a worker.
+    async fn receive(&mut self, number: usize, place: usize, message: ToWorker) {
+        match self.points.reach(Point::Send) {
+            None => self.heard(number, message).await,
+            Some(Strike::KillBefore) => self.kill(place),
+            Some(Strike::Lost) => self.processes[number].connection = None,
+            Some(Strike::WorkerDies) => self.processes[number].die(),
+            Some(Strike::Delayed) => {
+                self.processes[number].held_up = Some((Instant::now() + secs(3), message));
+            }
+            Some(strike) => {
+                if matches!(strike, Strike::StoreDown | Strike::StoreStall) {
+                    self.take_store_away(place, strike);
+                }
+                self.heard(number, message).await;
+                self.strike_after(number, place, strike);
             }
         }
     }
@@ -263,6 +378,8 @@ impl World {
                 process.runs.push(Run {
                     attempt,
                     started: false,
+                    confirmed: !job.spec.confirm_start,
+                    since: Instant::now(),
                     told_to_stop: false,
                     result: None,
                 });
@@ -284,7 +401,12 @@ impl World {
                     self.stop(number, &attempt).await;
                 }
             }
-            ToWorker::StartConfirmed(_) | ToWorker::Drain { .. } => {}
+            ToWorker::StartConfirmed(attempt) => {
+                for run in &mut self.processes[number].runs {
+                    run.confirmed |= run.attempt == attempt;
+                }
+            }
+            ToWorker::Drain { .. } => {}
         }
     }
 
@@ -325,6 +447,13 @@ impl World {
         if found {
             self.report(number, attempt, Outcome::Cancelled).await;
         }
+    }
+}
+
+/// Ends when a server dies.
+pub(crate) async fn until_dead(tap: &Tap) {
+    while !tap.is_dead() {
+        pass(millis(100)).await;
     }
 }
 
