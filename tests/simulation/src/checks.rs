@@ -154,7 +154,7 @@ impl World {
 
     /// Whether nothing is under way: no slot is held, only jobs that nobody can take wait, and all
     /// workers have their answers.
-    async fn is_idle(&self) -> bool {
+    pub(crate) async fn is_idle(&self) -> bool {
         let busy = |process: &crate::process::Process| !process.runs.is_empty();
         if self.processes.iter().any(busy) || self.size("held").await > 0 {
             return false;

@@ -233,8 +233,14 @@ async fn run(case: Case, strike: Option<(usize, Strike)>) -> Vec<Point> {
     world.book.accepted.insert(name);
     world.book.saw(&told);
 
-    // What is late arrives, and servers compare what they remember with the store.
-    pilot.fly(&mut world, secs(QUIET), |_| false).await;
+    // What is late arrives, servers compare what they remember with the store, and what a dead one
+    // held is free when its lease and the adoption window are over.
+    for _ in 0..4 {
+        pilot.fly(&mut world, secs(QUIET), |_| false).await;
+        if world.is_idle().await {
+            break;
+        }
+    }
     let audit = world.check().await;
     assert_eq!(audit.jobs.len(), 1, "one request is one job");
     let job = &audit.jobs[0];

@@ -106,18 +106,27 @@ fn many(options: &Options) -> Result<String, String> {
     Ok(format!("seeds {first}..{end} went well: {tally:?}"))
 }
 
-/// Lets everything strike at every point of every life.
+/// Lets everything strike at every point of every life; tells of all that go wrong.
 fn all_lives() -> Result<String, String> {
     let strikes = strikes()?;
-    on_all_cores(strikes.len() as u64, |at| {
+    let wrong = on_all_cores(strikes.len() as u64, |at| {
         let (case, at, strike) = strikes[at as usize];
-        live(case, Some((at, strike))).map_err(|wrong| {
-            let name = format!("{case}:{at}:{strike}");
-            let again = format!("cargo run -p coretex-simulation -- --life {name}");
-            format!("{name}: {wrong}\nto see it again: {again}")
-        })
+        let name = format!("{case}:{at}:{strike}");
+        Ok(live(case, Some((at, strike)))
+            .err()
+            .map(|wrong| format!("{name}: {wrong}")))
     })?;
-    Ok(format!("{} lives with a fault went well", strikes.len()))
+    let mut wrong: Vec<String> = wrong.into_iter().flatten().collect();
+    if wrong.is_empty() {
+        return Ok(format!("{} lives with a fault went well", strikes.len()));
+    }
+    wrong.sort();
+    let again = "to see one again: cargo run -p coretex-simulation -- --life NAME";
+    let (count, all) = (wrong.len(), wrong.join("\n"));
+    Err(format!(
+        "{count} of {} lives went wrong:\n{all}\n{again}",
+        strikes.len()
+    ))
 }
 
 /// One life, told on stderr; without a fault when the name has none.

@@ -2,6 +2,7 @@
 //! while, answers until it is acknowledged, and comes back when its connection breaks.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use coretex_core::job::Job;
@@ -9,7 +10,6 @@ use coretex_core::job::transition::Outcome;
 use coretex_core::payload::Payload;
 use coretex_engine::FromWorker;
 use coretex_testbench::{failed, millis, pass, secs, succeeded};
-use std::sync::Arc;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
@@ -136,6 +136,12 @@ impl Pilot {
         let place = alive[self.next_place % alive.len()];
         self.next_place += 1;
         world.connect_to(0, place, false).await;
+        if world.processes[0].connection.is_some() {
+            // The word that it began may have been lost.
+            for run in &mut world.processes[0].runs {
+                run.started &= run.result.is_some();
+            }
+        }
     }
 
     /// Once in a life something happens to the first attempt.
