@@ -52,6 +52,8 @@ pub enum Strike {
     StoreStall,
     /// The commit is refused, and surely not applied.
     Refused,
+    /// The commit is refused because too many wait.
+    Overloaded,
     /// The commit is not applied, and nobody says so.
     Vanished,
     /// The commit is applied, and nobody says so.
@@ -82,12 +84,13 @@ pub enum Strike {
 
 impl Strike {
     /// Every strike.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::KillBefore,
         Self::KillAfter,
         Self::StoreDown,
         Self::StoreStall,
         Self::Refused,
+        Self::Overloaded,
         Self::Vanished,
         Self::AnswerLost,
         Self::Late,
@@ -110,6 +113,7 @@ impl Strike {
         match self {
             Self::KillBefore | Self::KillAfter | Self::StoreDown | Self::StoreStall => true,
             Self::Refused
+            | Self::Overloaded
             | Self::Vanished
             | Self::AnswerLost
             | Self::Late
@@ -153,6 +157,9 @@ impl Strike {
         Some(match self {
             Self::Refused => Fault::Before(CommitError::Unavailable {
                 reason: "simulated".to_owned(),
+            }),
+            Self::Overloaded => Fault::Before(CommitError::Overloaded {
+                retry_after: millis(20),
             }),
             Self::Vanished => Fault::Before(CommitError::Unknown {
                 reason: "simulated".to_owned(),
