@@ -417,6 +417,7 @@ impl Engine {
         let work = run(self.clone());
         self.inner.tasks.spawn(async move {
             tokio::select! {
+                biased;
                 () = stop.cancelled() => {}
                 () = work => tracing::error!(name, "a background loop ended"),
             }

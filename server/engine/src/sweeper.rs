@@ -46,6 +46,7 @@ impl Engine {
                 }
             }
             tokio::select! {
+                biased;
                 () = tokio::time::sleep(pause) => {}
                 _ = trim.tick() => if let Err(error) = self.trim_log().await {
                     tracing::warn!(%error, "log not trimmed");

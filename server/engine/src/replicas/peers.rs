@@ -1,7 +1,7 @@
 //! What replicas tell each other over the bus. Every message may be lost: each only makes somebody
 //! look sooner at what the store says.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -64,7 +64,7 @@ impl Engine {
             HeldKey::of(job).filter(|key| key.replica != own).collect()
         };
         let (old, new) = (before.map(of).unwrap_or_default(), of(after));
-        let owners: HashSet<&ReplicaId> = old
+        let owners: BTreeSet<&ReplicaId> = old
             .symmetric_difference(&new)
             .map(|key| &key.replica)
             .collect();
@@ -186,6 +186,7 @@ impl Engine {
                 tokio::time::sleep(LOOK_EVERY).await;
             };
             tokio::select! {
+                biased;
                 () = heard => {}
                 () = renamed => {}
             }

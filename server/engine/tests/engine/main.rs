@@ -1,5 +1,6 @@
 //! The engine, attacked: one file a noun, all in virtual time on the store in memory, with seeded
-//! ids. What runs here runs the same every time. [`support`] is the bench.
+//! ids. What runs here runs the same every time. [`support`] is the bench, which the simulation
+//! shares.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -7,7 +8,7 @@
     reason = "tests"
 )]
 
-mod support;
+use coretex_testbench as support;
 
 mod access;
 mod adoption;
@@ -36,7 +37,6 @@ mod rerun;
 mod retention;
 mod routing;
 mod sessions;
-mod simulation;
 mod slots;
 mod status;
 mod submit;

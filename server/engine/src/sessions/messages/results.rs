@@ -114,6 +114,40 @@ impl Engine {
         self.tell(session, ToWorker::ResultAck { attempt, applied });
     }
 
+    /// Jobs that must never start late run only after the start is written. Whether it is may be
+    /// unsure for a while: until then the worker waits, and hears nothing that it would take for an
+    /// end of the attempt.
+    pub(super) async fn confirm_start(
+        &self,
+        session: &SessionId,
+        attempt: AttemptRef,
+        at: Timestamp,
+    ) {
+        let lease_id = attempt.lease_id;
+        let settled = self
+            .settle(session, &attempt, None, |job, now| {
+                apply(job, Trigger::Started { lease_id, at }, now)
+            })
+            .await;
+        let running = match settled {
+            Settled::Changed(_) => true,
+            Settled::Refused(loaded) => {
+                loaded.job.holds(lease_id) && loaded.job.state == JobState::Running
+            }
+            Settled::Gone => false,
+            Settled::Left => return,
+        };
+        let message = if running {
+            ToWorker::StartConfirmed(attempt)
+        } else {
+            ToWorker::Revoke {
+                attempt,
+                reason: "the attempt is not current".to_owned(),
+            }
+        };
+        self.tell(session, message);
+    }
+
     /// Tries until what a worker said of an attempt is written, or surely never will be, or the
     /// worker has left.
     async fn settle(

@@ -4,11 +4,18 @@
 //! Between engine and store stand the layers that the program has, and two for tests: faults
 //! ([`Bench::faulty`]) and a tap that notes every name ever written, so that [`audit`] can look at
 //! everything that the store holds.
+//!
+//! What runs many of these against each other is `coretex-simulation`.
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "what fails here fails the test"
+)]
 
-pub(crate) mod audit;
-pub(crate) mod kernel;
-pub(crate) mod tap;
-pub(crate) mod worker;
+pub mod audit;
+pub mod kernel;
+pub mod tap;
+pub mod worker;
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
@@ -16,7 +23,7 @@ use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use bytes::Bytes;
-use coretex_bus::InProcBus;
+use coretex_bus::{Bus, InProcBus};
 use coretex_core::id::{JobId, TenantId, Topic};
 use coretex_core::job::transition::Outcome;
 use coretex_core::job::{Job, JobError, JobSpec, JobState};
@@ -32,14 +39,14 @@ use coretex_store::layers::{Faulty, Resend, ResendPolicy};
 use coretex_store::{Batch, CommitId, Shard, Store};
 use tokio::time::Instant;
 
-pub(crate) use audit::Audit;
-pub(crate) use kernel::{Answer, Script};
-pub(crate) use tap::{Names, Tap};
-pub(crate) use worker::{Worker, again, hello, with_attempt};
+pub use audit::Audit;
+pub use kernel::{Answer, Script};
+pub use tap::{Names, Tap};
+pub use worker::{Worker, again, hello, with_attempt};
 
 /// Wall-clock time that follows tokio's (paused) time.
 #[derive(Debug)]
-pub(crate) struct VirtualClock {
+pub struct VirtualClock {
     base: Timestamp,
     origin: Instant,
     /// By how many seconds it has been set forward, or back.
@@ -47,7 +54,7 @@ pub(crate) struct VirtualClock {
 }
 
 impl VirtualClock {
-    pub(crate) fn new() -> Arc<Self> {
+    pub fn new() -> Arc<Self> {
         let base = Timestamp::from_micros(1_700_000_000_000_000);
         Arc::new(Self {
             base,
@@ -57,7 +64,7 @@ impl VirtualClock {
     }
 
     /// Somebody sets it.
-    pub(crate) fn set(&self, seconds: i64) {
+    pub fn set(&self, seconds: i64) {
         self.set.fetch_add(seconds, Ordering::Relaxed);
     }
 }
@@ -73,16 +80,16 @@ impl Clock for VirtualClock {
 
 /// Ids from a counter, mixed (splitmix64) so that they look random and are the same every time.
 #[derive(Debug)]
-pub(crate) struct SeededIds(AtomicU64);
+pub struct SeededIds(AtomicU64);
 
 impl SeededIds {
-    pub(crate) fn new(seed: u64) -> Arc<Self> {
+    pub fn new(seed: u64) -> Arc<Self> {
         Arc::new(Self(AtomicU64::new(
             seed.wrapping_mul(0xd6e8_feb8_6659_fd93),
         )))
     }
 
-    pub(crate) fn next(&self) -> u64 {
+    pub fn next(&self) -> u64 {
         let mut z = self.0.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed);
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -90,7 +97,7 @@ impl SeededIds {
     }
 
     /// A number below `end`.
-    pub(crate) fn below(&self, end: u64) -> u64 {
+    pub fn below(&self, end: u64) -> u64 {
         self.next() % end.max(1)
     }
 }
@@ -107,16 +114,16 @@ impl IdGen for SeededIds {
 
 /// What a test can turn.
 #[derive(Clone, Debug)]
-pub(crate) struct Setup {
-    pub(crate) limits: Limits,
-    pub(crate) retention: Retention,
-    pub(crate) timing: Timing,
-    pub(crate) kernel: Arc<dyn Kernel>,
-    pub(crate) seed: u64,
+pub struct Setup {
+    pub limits: Limits,
+    pub retention: Retention,
+    pub timing: Timing,
+    pub kernel: Arc<dyn Kernel>,
+    pub seed: u64,
     /// Commits of unknown outcome are sent again, as in the program.
-    pub(crate) resend: bool,
+    pub resend: bool,
     /// No other process can use the store.
-    pub(crate) exclusive: bool,
+    pub exclusive: bool,
 }
 
 impl Default for Setup {
@@ -135,13 +142,13 @@ impl Default for Setup {
 
 /// An engine and everything below it.
 #[derive(Debug)]
-pub(crate) struct Bench {
-    pub(crate) engine: Engine,
-    pub(crate) tap: Arc<Tap>,
-    pub(crate) faulty: Arc<Faulty>,
-    pub(crate) base: Arc<EmbeddedStore>,
-    pub(crate) names: Arc<Names>,
-    pub(crate) clock: Arc<VirtualClock>,
+pub struct Bench {
+    pub engine: Engine,
+    pub tap: Arc<Tap>,
+    pub faulty: Arc<Faulty>,
+    pub base: Arc<EmbeddedStore>,
+    pub names: Arc<Names>,
+    pub clock: Arc<VirtualClock>,
     bus: InProcBus,
     setup: Setup,
     starts: AtomicU64,
@@ -149,15 +156,13 @@ pub(crate) struct Bench {
 }
 
 impl Bench {
-    pub(crate) async fn new() -> Self {
+    pub async fn new() -> Self {
         Self::with(Setup::default()).await
     }
 
-    pub(crate) async fn with(setup: Setup) -> Self {
+    pub async fn with(setup: Setup) -> Self {
         let clock = VirtualClock::new();
-        let mut options = EmbeddedOptions::memory(Arc::clone(&clock) as Arc<dyn Clock>, 1);
-        options.writer = WriterMode::Inline;
-        let base = Arc::new(EmbeddedStore::open(options).unwrap());
+        let base = memory_store(&clock);
         let store: Arc<dyn Store> = Arc::clone(&base) as Arc<dyn Store>;
         let faulty = Arc::new(Faulty::new(store, SeededIds::new(setup.seed ^ 0xfa17)));
         let names = Arc::new(Names::default());
@@ -178,7 +183,7 @@ impl Bench {
     }
 
     /// The process dies at once and another one starts on the same store.
-    pub(crate) async fn crash(&mut self) {
+    pub async fn crash(&mut self) {
         self.kill();
         // One that cannot start is started again.
         let (engine, tap) = loop {
@@ -192,7 +197,7 @@ impl Bench {
     }
 
     /// The process dies at once. What is left of it in memory stops using time.
-    pub(crate) fn kill(&self) {
+    pub fn kill(&self) {
         self.tap.kill();
         let engine = self.engine.clone();
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
@@ -201,42 +206,42 @@ impl Bench {
     }
 
     /// One more engine on the same store whose messages reach nobody, and who hears none.
-    pub(crate) async fn apart(&self) -> coretex_engine::Result<(Engine, Arc<Tap>)> {
+    pub async fn apart(&self) -> coretex_engine::Result<(Engine, Arc<Tap>)> {
         let count = self.starts.fetch_add(1, Ordering::Relaxed);
         let bus = InProcBus::new();
         start(&self.setup, count, &self.faulty, &self.names, &bus).await
     }
 
     /// One more engine on the same store and bus.
-    pub(crate) async fn another(&self) -> coretex_engine::Result<(Engine, Arc<Tap>)> {
+    pub async fn another(&self) -> coretex_engine::Result<(Engine, Arc<Tap>)> {
         let count = self.starts.fetch_add(1, Ordering::Relaxed);
         start(&self.setup, count, &self.faulty, &self.names, &self.bus).await
     }
 
-    pub(crate) fn now(&self) -> Timestamp {
+    pub fn now(&self) -> Timestamp {
         self.clock.now()
     }
 
-    pub(crate) async fn submit(&self, request: SubmitJob) -> Submitted {
+    pub async fn submit(&self, request: SubmitJob) -> Submitted {
         self.engine.submit_job(&admin(), request).await.unwrap()
     }
 
     /// Submits and answers with the id.
-    pub(crate) async fn job_of(&self, request: SubmitJob) -> JobId {
+    pub async fn job_of(&self, request: SubmitJob) -> JobId {
         self.submit(request).await.answer.job.id.clone()
     }
 
-    pub(crate) async fn job(&self, id: &JobId) -> Arc<Job> {
+    pub async fn job(&self, id: &JobId) -> Arc<Job> {
         let found = self.engine.get_job(&admin(), id, true).await;
         found.unwrap_or_else(|error| panic!("{id}: {error}")).job
     }
 
-    pub(crate) async fn state(&self, id: &JobId) -> JobState {
+    pub async fn state(&self, id: &JobId) -> JobState {
         self.job(id).await.state
     }
 
     /// The job after it has ended, which it does within `patience`.
-    pub(crate) async fn ended(&self, id: &JobId, patience: Duration) -> Arc<Job> {
+    pub async fn ended(&self, id: &JobId, patience: Duration) -> Arc<Job> {
         let deadline = Instant::now() + patience;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
@@ -251,14 +256,14 @@ impl Bench {
     }
 
     /// The first cause of the diagnosis.
-    pub(crate) async fn cause(&self, id: &JobId) -> String {
+    pub async fn cause(&self, id: &JobId) -> String {
         let diagnosis = self.engine.diagnose_job(&admin(), id).await.unwrap();
         let first = diagnosis.causes.first();
         first.map_or_else(String::new, |cause| cause.code.to_string())
     }
 
     /// Writes a record behind the engine's back.
-    pub(crate) async fn overwrite(&self, key: Bytes, value: Bytes) {
+    pub async fn overwrite(&self, key: Bytes, value: Bytes) {
         let shard = Shard::Data(0);
         let found = self.base.get(shard, std::slice::from_ref(&key)).await;
         let version = found.unwrap().value[0].as_ref().unwrap().version;
@@ -270,17 +275,17 @@ impl Bench {
 
     /// Another policy snapshot comes into force: the store points to it. A kernel learns of it on
     /// its own ([`Script::publish`]).
-    pub(crate) async fn enforce(&self, snapshot: &str) {
+    pub async fn enforce(&self, snapshot: &str) {
         let key = Bytes::from_static(b"policy");
         self.overwrite(key, snapshot.to_owned().into()).await;
     }
 
-    pub(crate) async fn connect(&self, hello: Hello) -> Worker {
+    pub async fn connect(&self, hello: Hello) -> Worker {
         Worker::connect(&self.engine, hello).await
     }
 
     /// Everything in the store, checked: see [`audit`].
-    pub(crate) async fn audit(&self) -> Audit {
+    pub async fn audit(&self) -> Audit {
         audit::audit(&self.base, &self.names).await
     }
 }
@@ -305,9 +310,31 @@ async fn start(
         below
     };
     let tap = Arc::new(Tap::new(below, Arc::clone(names), setup.exclusive));
-    let engine = Engine::start(EngineOptions {
-        store: Arc::clone(&tap) as Arc<dyn Store>,
-        bus: Arc::new(bus.peer()),
+    let store = Arc::clone(&tap) as Arc<dyn Store>;
+    let engine = start_on(setup, count, store, Arc::new(bus.peer())).await?;
+    Ok((engine, tap))
+}
+
+/// An empty store in memory.
+pub fn memory_store(clock: &Arc<VirtualClock>) -> Arc<EmbeddedStore> {
+    let mut options = EmbeddedOptions::memory(Arc::clone(clock) as Arc<dyn Clock>, 1);
+    options.writer = WriterMode::Inline;
+    Arc::new(EmbeddedStore::open(options).unwrap())
+}
+
+/// Starts the `count`th engine of a setup on this store and bus.
+///
+/// # Errors
+/// As [`Engine::start`].
+pub async fn start_on(
+    setup: &Setup,
+    count: u64,
+    store: Arc<dyn Store>,
+    bus: Arc<dyn Bus>,
+) -> coretex_engine::Result<Engine> {
+    Engine::start(EngineOptions {
+        store,
+        bus,
         ids: SeededIds::new(setup.seed + count * 1_000_003),
         kernel: Arc::clone(&setup.kernel),
         limits: setup.limits.clone(),
@@ -317,37 +344,36 @@ async fn start(
         dev: true,
         version: "test".to_owned(),
     })
-    .await?;
-    Ok((engine, tap))
+    .await
 }
 
 /// Time passes.
-pub(crate) async fn pass(time: Duration) {
+pub async fn pass(time: Duration) {
     tokio::time::sleep(time).await;
 }
 
 /// Time passes at once: what is due in between happens at its end, as after a pause of the machine.
-pub(crate) async fn jump(time: Duration) {
+pub async fn jump(time: Duration) {
     tokio::time::advance(time).await;
     pass(secs(3)).await;
 }
 
-pub(crate) const fn secs(seconds: u64) -> Duration {
+pub const fn secs(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
 
-pub(crate) const fn millis(millis: u64) -> Duration {
+pub const fn millis(millis: u64) -> Duration {
     Duration::from_millis(millis)
 }
 
 /// [`admin`], for futures that outlive the place where they are made.
-pub(crate) static ADMIN: LazyLock<Caller> = LazyLock::new(admin);
+pub static ADMIN: LazyLock<Caller> = LazyLock::new(admin);
 
-pub(crate) fn admin() -> Caller {
+pub fn admin() -> Caller {
     caller("acme", "key:admin", &[Role::Admin])
 }
 
-pub(crate) fn caller(tenant: &str, principal: &str, roles: &[Role]) -> Caller {
+pub fn caller(tenant: &str, principal: &str, roles: &[Role]) -> Caller {
     Caller {
         principal_id: principal.to_owned(),
         tenant: TenantId::parse(tenant).unwrap(),
@@ -359,22 +385,22 @@ pub(crate) fn caller(tenant: &str, principal: &str, roles: &[Role]) -> Caller {
 }
 
 /// A worker's credential that serves these tenants.
-pub(crate) fn serving(tenants: &[&str]) -> Caller {
+pub fn serving(tenants: &[&str]) -> Caller {
     Caller {
         tenants_served: tenants.iter().map(|name| (*name).to_owned()).collect(),
         ..caller("fleet", "key:fleet", &[Role::Worker])
     }
 }
 
-pub(crate) fn topic(name: &str) -> Topic {
+pub fn topic(name: &str) -> Topic {
     Topic::parse(name).unwrap()
 }
 
-pub(crate) fn id(name: &str) -> JobId {
+pub fn id(name: &str) -> JobId {
     JobId::parse(name).unwrap()
 }
 
-pub(crate) fn request(name: &str) -> SubmitJob {
+pub fn request(name: &str) -> SubmitJob {
     SubmitJob {
         job_id: None,
         left_open: LeftOpen::default(),
@@ -387,34 +413,34 @@ pub(crate) fn request(name: &str) -> SubmitJob {
 }
 
 /// A request with its spec changed.
-pub(crate) fn with(name: &str, change: impl FnOnce(&mut JobSpec)) -> SubmitJob {
+pub fn with(name: &str, change: impl FnOnce(&mut JobSpec)) -> SubmitJob {
     let mut request = request(name);
     change(&mut request.spec);
     request
 }
 
 /// A request under an id of the caller's choice.
-pub(crate) fn named(name: &str, job: &str) -> SubmitJob {
+pub fn named(name: &str, job: &str) -> SubmitJob {
     SubmitJob {
         job_id: Some(id(job)),
         ..request(name)
     }
 }
 
-pub(crate) fn keyed(name: &str, key: &str) -> SubmitJob {
+pub fn keyed(name: &str, key: &str) -> SubmitJob {
     SubmitJob {
         idempotency_key: key.to_owned(),
         ..request(name)
     }
 }
 
-pub(crate) fn succeeded() -> Outcome {
+pub fn succeeded() -> Outcome {
     Outcome::Succeeded {
         output: Some(Payload::json("\"done\"".into())),
     }
 }
 
-pub(crate) fn failed(code: &str) -> Outcome {
+pub fn failed(code: &str) -> Outcome {
     Outcome::Failed {
         error: JobError {
             code: code.to_owned(),
@@ -425,7 +451,7 @@ pub(crate) fn failed(code: &str) -> Outcome {
     }
 }
 
-pub(crate) fn is_no_job<T>(answer: &Result<T, Error>) -> bool {
+pub fn is_no_job<T>(answer: &Result<T, Error>) -> bool {
     matches!(
         answer,
         Err(Error::NotFound {

@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 
 /// What the kernel says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Answer {
+pub enum Answer {
     Allow,
     Deny,
     Approval,
@@ -21,14 +21,14 @@ pub(crate) enum Answer {
 }
 
 #[derive(Debug)]
-pub(crate) struct Script {
+pub struct Script {
     answer: Mutex<Answer>,
     snapshot: Mutex<String>,
     asked: AtomicU64,
 }
 
 impl Script {
-    pub(crate) fn new(answer: Answer) -> Arc<Self> {
+    pub fn new(answer: Answer) -> Arc<Self> {
         Arc::new(Self {
             answer: Mutex::new(answer),
             snapshot: Mutex::new("script-1".to_owned()),
@@ -36,18 +36,18 @@ impl Script {
         })
     }
 
-    pub(crate) fn say(&self, answer: Answer) {
+    pub fn say(&self, answer: Answer) {
         *self.answer.lock() = answer;
     }
 
     /// From now on it decides under this snapshot. Which one is in force, the store says
-    /// ([`Bench::enforce`](super::Bench::enforce)).
-    pub(crate) fn publish(&self, snapshot: &str) {
+    /// ([`Bench::enforce`](crate::Bench::enforce)).
+    pub fn publish(&self, snapshot: &str) {
         *self.snapshot.lock() = snapshot.to_owned();
     }
 
     /// How often it was asked.
-    pub(crate) fn asked(&self) -> u64 {
+    pub fn asked(&self) -> u64 {
         self.asked.load(Ordering::Relaxed)
     }
 }

@@ -18,7 +18,7 @@ use coretex_store::embedded::EmbeddedStore;
 use coretex_store::{Order, Range, Shard, Store, codec};
 use serde::Deserialize;
 
-use super::Names;
+use crate::Names;
 
 const SHARD: Shard = Shard::Data(0);
 
@@ -26,15 +26,15 @@ type Entries = BTreeMap<Bytes, BTreeSet<Bytes>>;
 
 /// What the store holds.
 #[derive(Debug)]
-pub(crate) struct Audit {
+pub struct Audit {
     /// Every job.
-    pub(crate) jobs: Vec<Job>,
+    pub jobs: Vec<Job>,
     /// Records of the data shard by family, `job`, `in`, ...
-    pub(crate) records: BTreeMap<String, usize>,
+    pub records: BTreeMap<String, usize>,
     /// Index members of the data shard by family, `all`, `due`, ...
-    pub(crate) members: BTreeMap<String, usize>,
+    pub members: BTreeMap<String, usize>,
     /// Members of the index `held`, by session.
-    pub(crate) held: BTreeMap<String, usize>,
+    pub held: BTreeMap<String, usize>,
 }
 
 #[derive(Deserialize)]
@@ -218,7 +218,7 @@ fn check_record(job: &Job) {
 }
 
 /// Reads and checks everything.
-pub(crate) async fn audit(store: &EmbeddedStore, names: &Names) -> Audit {
+pub async fn audit(store: &EmbeddedStore, names: &Names) -> Audit {
     let keys = names.keys(SHARD);
     let now = store.time().await.unwrap();
     let records = store.get(SHARD, &keys).await.unwrap().value;

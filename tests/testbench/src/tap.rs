@@ -14,11 +14,11 @@ use coretex_store::{
     Read, Record, Shard, Store, StoreError, StoreInfo, Usage, Write,
 };
 use parking_lot::Mutex;
-use tokio::sync::watch;
+use tokio::sync::Notify;
 
 /// Every record and index that any batch has named.
 #[derive(Debug, Default)]
-pub(crate) struct Names {
+pub struct Names {
     keys: Mutex<BTreeSet<(Shard, Key)>>,
     indexes: Mutex<BTreeSet<(Shard, Index)>>,
 }
@@ -38,13 +38,13 @@ impl Names {
         }
     }
 
-    pub(crate) fn keys(&self, shard: Shard) -> Vec<Key> {
+    pub fn keys(&self, shard: Shard) -> Vec<Key> {
         let keys = self.keys.lock();
         let of_shard = keys.iter().filter(|(of, _)| *of == shard);
         of_shard.map(|(_, key)| key.clone()).collect()
     }
 
-    pub(crate) fn indexes(&self, shard: Shard) -> Vec<Index> {
+    pub fn indexes(&self, shard: Shard) -> Vec<Index> {
         let indexes = self.indexes.lock();
         let of_shard = indexes.iter().filter(|(of, _)| *of == shard);
         of_shard.map(|(_, index)| index.clone()).collect()
@@ -53,12 +53,14 @@ impl Names {
 
 /// The layer.
 #[derive(Debug)]
-pub(crate) struct Tap {
+pub struct Tap {
     inner: Arc<dyn Store>,
     names: Arc<Names>,
     exclusive: bool,
     dead: AtomicBool,
-    away: watch::Sender<Away>,
+    away: Mutex<Away>,
+    /// Rings when that changes.
+    changed: Notify,
     epochs: AtomicU64,
     read_pause: Mutex<Duration>,
     pressure: Mutex<Option<Pressure>>,
@@ -75,13 +77,14 @@ enum Away {
 }
 
 impl Tap {
-    pub(crate) fn new(inner: Arc<dyn Store>, names: Arc<Names>, exclusive: bool) -> Self {
+    pub fn new(inner: Arc<dyn Store>, names: Arc<Names>, exclusive: bool) -> Self {
         Self {
             inner,
             names,
             exclusive,
             dead: AtomicBool::new(false),
-            away: watch::Sender::new(Away::Nothing),
+            away: Mutex::new(Away::Nothing),
+            changed: Notify::new(),
             epochs: AtomicU64::new(0),
             read_pause: Mutex::default(),
             pressure: Mutex::default(),
@@ -91,46 +94,52 @@ impl Tap {
     }
 
     /// Whoever stands on this store never hears from it again, and it never from them.
-    pub(crate) fn kill(&self) {
+    pub fn kill(&self) {
         self.dead.store(true, Ordering::Relaxed);
     }
 
+    /// Whether it was killed.
+    #[must_use]
+    pub fn is_dead(&self) -> bool {
+        self.dead.load(Ordering::Relaxed)
+    }
+
     /// What is asked from now on hangs, and is only sent when the store comes back.
-    pub(crate) fn take_away(&self) {
-        self.away.send_replace(Away::Everything);
+    pub fn take_away(&self) {
+        self.set(Away::Everything);
     }
 
     /// The same for commits about leases alone.
-    pub(crate) fn take_leases_away(&self) {
-        self.away.send_replace(Away::Leases);
+    pub fn take_leases_away(&self) {
+        self.set(Away::Leases);
     }
 
     /// The end of [`Self::take_away`].
-    pub(crate) fn bring_back(&self) {
-        self.away.send_replace(Away::Nothing);
+    pub fn bring_back(&self) {
+        self.set(Away::Nothing);
     }
 
     /// The store says that it may have lost commits.
-    pub(crate) fn rewind(&self) {
+    pub fn rewind(&self) {
         self.epochs.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Every read takes this long from now on.
-    pub(crate) fn slow_reads(&self, pause: Duration) {
+    pub fn slow_reads(&self, pause: Duration) {
         *self.read_pause.lock() = pause;
     }
 
-    pub(crate) fn pretend(&self, pressure: Pressure) {
+    pub fn pretend(&self, pressure: Pressure) {
         *self.pressure.lock() = Some(pressure);
     }
 
     /// Commits to the data shard so far.
-    pub(crate) fn commits(&self) -> u64 {
+    pub fn commits(&self) -> u64 {
         self.commits.load(Ordering::Relaxed)
     }
 
     /// Reads of the data shard so far.
-    pub(crate) fn reads(&self) -> u64 {
+    pub fn reads(&self) -> u64 {
         self.reads.load(Ordering::Relaxed)
     }
 
@@ -138,9 +147,22 @@ impl Tap {
         if self.dead.load(Ordering::Relaxed) {
             pending::<()>().await;
         }
-        let mut away = self.away.subscribe();
-        // The sender lives as long as this.
-        let _ = away.wait_for(|away| *away != Away::Everything).await;
+        self.wait(|away| away != Away::Everything).await;
+    }
+
+    fn set(&self, away: Away) {
+        *self.away.lock() = away;
+        self.changed.notify_waiters();
+    }
+
+    async fn wait(&self, until: impl Fn(Away) -> bool) {
+        loop {
+            let changed = self.changed.notified();
+            if until(*self.away.lock()) {
+                return;
+            }
+            changed.await;
+        }
     }
 
     async fn read(&self, shard: Shard) {
@@ -150,7 +172,7 @@ impl Tap {
         }
         let pause = *self.read_pause.lock();
         if !pause.is_zero() {
-            super::pass(pause).await;
+            crate::pass(pause).await;
             self.gate().await;
         }
     }
@@ -216,8 +238,7 @@ impl Store for Tap {
     async fn commit(&self, batch: Batch) -> Result<Committed, CommitError> {
         self.gate().await;
         if batch.shard == Shard::Sys {
-            let mut away = self.away.subscribe();
-            let _ = away.wait_for(|away| *away == Away::Nothing).await;
+            self.wait(|away| away == Away::Nothing).await;
         }
         self.names.note(&batch);
         if batch.shard != Shard::Sys {
