@@ -349,7 +349,7 @@ fn the_role_table_gives_each_what_it_needs_and_no_more() {
         .filter(|permission| grants(role, permission))
         .collect()
     };
-    assert_eq!(may(Role::Admin).len(), 8);
+    assert_eq!(may(Role::Admin).len(), 9);
     assert_eq!(
         may(Role::Operator),
         [
