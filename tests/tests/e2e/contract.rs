@@ -91,6 +91,8 @@ const BAD: &[(&str, Bad)] = &[
     ("McpCall.tool", Bad::Text("\n")),
     ("Payload.artifact_id", Bad::NotBuilt("a-1")),
     ("Payload.content_type", Bad::Text("\n")),
+    ("ReadJobOutputRequest.attempt", Bad::Number(-1.0)),
+    ("ReadJobOutputRequest.from_sequence", Bad::Number(-1.0)),
     ("RetryPolicy.jitter", Bad::Number(1.5)),
     ("RetryPolicy.max_attempts", Bad::Number(-1.0)),
     ("RetryPolicy.multiplier", Bad::Number(0.5)),
@@ -108,6 +110,10 @@ const NEVER_WRONG: &[(&str, &str)] = &[
     ("DrainWorkerRequest.undo", "both values of a flag are good"),
     (
         "ListApiKeysRequest.show_inactive",
+        "both values of a flag are good",
+    ),
+    (
+        "ReadJobOutputRequest.follow",
         "both values of a flag are good",
     ),
     (
