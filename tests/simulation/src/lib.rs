@@ -3,10 +3,10 @@
 //! consistent, no lease is handed out twice, no result is applied twice, and in the end every job
 //! has ended or its diagnosis says why not.
 //!
-//! [`history`] runs random histories, [`lives`] walks through the life of a job and lets one fault
-//! strike at each point of it ([`points`]). Both use the same [`world`]: servers ([`cluster`]),
-//! worker processes ([`process`]), clients ([`clients`]), trouble ([`weather`]), what is owed to
-//! them ([`book`]), and what must be true ([`checks`]). [`defect`] breaks promises on purpose, to
+//! `history` runs random histories, `lives` walks through the life of a job and lets one fault
+//! strike at each point of it (`points`). Both use the same `world`: servers (`cluster`),
+//! worker processes (`process`), clients (`clients`), trouble (`weather`), what is owed to
+//! them (`book`), and what must be true (`checks`). `defect` breaks promises on purpose, to
 //! show that the checks notice.
 #![expect(
     clippy::unwrap_used,

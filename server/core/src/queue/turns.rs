@@ -73,6 +73,7 @@ impl<K: Hash + Eq + Clone> Turns<K> {
 }
 
 #[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use std::collections::BTreeMap;
 
