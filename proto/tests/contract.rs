@@ -236,7 +236,7 @@ fn every_rpc_says_its_permission_and_whether_it_may_be_repeated() {
             );
             // What only reads is named so.
             let reads = [
-                "Get", "List", "Count", "Wait", "Watch", "Diagnose", "WhoAmI",
+                "Get", "List", "Count", "Wait", "Watch", "Read", "Diagnose", "WhoAmI",
             ]
             .iter()
             .any(|verb| method.name().starts_with(verb));

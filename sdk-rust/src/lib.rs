@@ -49,7 +49,7 @@ mod payload;
 mod payload_store;
 pub mod worker;
 
-pub use client::{Client, ClientBuilder, Io, Items, JobWatch, Submit};
+pub use client::{Bulk, Client, ClientBuilder, Io, Items, JobOutput, JobWatch, Submit};
 pub use entropy::{Entropy, SystemEntropy};
 pub use error::{Error, FieldViolation};
 pub use job::{JobExt, is_final};

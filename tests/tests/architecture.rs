@@ -50,11 +50,20 @@ const ARROWS: &[(&str, &[&str])] = &[
 ];
 
 /// Crates that measure or test the whole and are part of nothing.
-const FREE: &[&str] = &["coretex-tests", "coretex-bench"];
+const FREE: &[&str] = &[
+    "coretex-tests",
+    "coretex-testbench",
+    "coretex-simulation",
+    "coretex-bench",
+];
 
 /// Development dependencies may go further down than the arrows (an API test builds
 /// its engine on a store), never up; except these: crate, dependency, reason.
-const UPWARD_IN_TESTS: &[(&str, &str, &str)] = &[];
+const UPWARD_IN_TESTS: &[(&str, &str, &str)] = &[(
+    "coretex-engine",
+    "coretex-testbench",
+    "the engine's tests and the simulation share one bench",
+)];
 
 /// Who may know a library, free crates included. A name that ends with `*` is a prefix.
 const KNOWN_BY: &[(&str, &[&str])] = &[

@@ -16,7 +16,7 @@ use coretex_tests::workspace;
 /// Test code that sleeps for real: file, reason.
 const MAY_SLEEP: &[(&str, &str)] = &[
     (
-        "server/engine/tests/engine/support/mod.rs",
+        "tests/testbench/src/lib.rs",
         "time passes: all tests of the engine run in virtual time",
     ),
     (
@@ -70,7 +70,8 @@ fn tests_wait_for_conditions_and_not_for_time() {
     let mut wrong = Problems::default();
     let mut excuses_used = BTreeSet::new();
     for package in workspace::packages() {
-        let tests_only = package.name == "coretex-tests";
+        let tests_only = ["coretex-tests", "coretex-testbench", "coretex-simulation"]
+            .contains(&package.name.as_str());
         let only_for_tests = test_modules(&package);
         for file in rust_files(&package) {
             let in_source = file.starts_with(package.folder.join("src"));

@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use coretex::well_known::Timestamp;
 
+use super::bulk::{Pace, Which};
 use super::value::{self, OnLimit, OnWorkerLoss, Priority, State};
 
 #[derive(Debug, Subcommand)]
@@ -45,23 +46,11 @@ pub(crate) enum Verb {
         #[command(flatten)]
         filter: Filter,
     },
-    /// Cancel a job
+    /// Cancel a job, or all that match
     ///
     /// A job that no worker has is CANCELLED at once. A worker gets the grace to stop; a second later
     /// the job has ended, whatever the worker does.
-    Cancel {
-        #[command(flatten)]
-        id: JobId,
-        /// Why, for people
-        #[arg(long, value_name = "TEXT")]
-        reason: Option<String>,
-        /// How long the worker has to stop by itself, at most 1h [default: 30s]
-        #[arg(long, value_name = "DURATION", value_parser = value::duration)]
-        grace: Option<Duration>,
-        /// End the job at once and tell the worker afterwards
-        #[arg(long)]
-        force: bool,
-    },
+    Cancel(Box<Cancel>),
     /// Wait until a job has ended
     ///
     /// Exits with 0 if it succeeded, 1 if it ended otherwise, 3 if it has not ended at --timeout.
@@ -85,6 +74,21 @@ pub(crate) enum Verb {
         #[arg(long, value_name = "TOKEN")]
         resume_token: Option<String>,
     },
+    /// Write what a job streams as its output, for example tokens, to stdout as it is
+    ///
+    /// What has been streamed so far; with --follow also what comes until the job ends. The result of
+    /// a job is not here: see `job wait --result-only`.
+    Output {
+        #[command(flatten)]
+        read: ReadOutput,
+    },
+    /// Print the log lines of a job: of `worker exec`, what the program writes to stderr
+    ///
+    /// What has been logged so far; with --follow also what comes until the job ends.
+    Logs {
+        #[command(flatten)]
+        read: ReadOutput,
+    },
     /// Say why a job is not running and what would start it, or how it ended
     Diagnose {
         #[command(flatten)]
@@ -105,8 +109,25 @@ pub(crate) enum Verb {
         #[command(flatten)]
         id: JobId,
     },
-    /// Submit a new job like one that has ended
+    /// Submit a new job like one that has ended, or like each that matches
     Rerun(Box<Rerun>),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ReadOutput {
+    #[command(flatten)]
+    pub(crate) id: JobId,
+    /// Go on until the job has ended
+    ///
+    /// Exits with 0 if it succeeded, 1 if it ended otherwise.
+    #[arg(short, long)]
+    pub(crate) follow: bool,
+    /// Only of this attempt [default: all, one after the other]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(1..))]
+    pub(crate) attempt: Option<i32>,
+    /// Leave out what comes before this piece, counted from 1 in each attempt
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(1..))]
+    pub(crate) from: Option<i32>,
 }
 
 #[derive(Debug, Args)]
@@ -114,6 +135,26 @@ pub(crate) struct JobId {
     /// The job
     #[arg(value_name = "JOB_ID")]
     pub(crate) job_id: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Cancel {
+    #[command(flatten)]
+    pub(crate) which: Which,
+    /// Why, for people
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) reason: Option<String>,
+    /// How long the worker has to stop by itself, at most 1h [default: 30s]
+    #[arg(long, value_name = "DURATION", value_parser = value::duration)]
+    pub(crate) grace: Option<Duration>,
+    /// End the job at once and tell the worker afterwards
+    #[arg(long)]
+    pub(crate) force: bool,
+    #[command(flatten)]
+    pub(crate) pace: Pace,
+    /// Do not ask before many jobs are cancelled
+    #[arg(long, short, help_heading = "Many at once")]
+    pub(crate) yes: bool,
 }
 
 #[derive(Debug, Args)]
@@ -375,7 +416,21 @@ pub(crate) struct Filter {
 #[derive(Debug, Args)]
 pub(crate) struct Rerun {
     #[command(flatten)]
-    pub(crate) id: JobId,
+    pub(crate) which: Which,
+    #[command(flatten)]
+    pub(crate) edits: Edits,
+    /// Makes repeating the command safe: the same key gives the same job [default: a new one]
+    #[arg(long, value_name = "KEY")]
+    pub(crate) idempotency_key: Option<String>,
+    #[command(flatten)]
+    pub(crate) pace: Pace,
+    #[command(flatten)]
+    pub(crate) follow: Follow,
+}
+
+/// How a new job differs from the one that it repeats.
+#[derive(Debug, Args)]
+pub(crate) struct Edits {
     #[command(flatten)]
     pub(crate) input: Input,
     /// Another topic
@@ -393,9 +448,4 @@ pub(crate) struct Rerun {
     /// Another limit on how long one attempt may take
     #[arg(long, value_name = "DURATION", value_parser = value::duration)]
     pub(crate) attempt_timeout: Option<Duration>,
-    /// Makes repeating the command safe: the same key gives the same job [default: a new one]
-    #[arg(long, value_name = "KEY")]
-    pub(crate) idempotency_key: Option<String>,
-    #[command(flatten)]
-    pub(crate) follow: Follow,
 }

@@ -2,6 +2,8 @@
 //!
 //! Every comment on a field or a verb is its help text.
 
+pub(crate) mod bulk;
+pub(crate) mod dlq;
 pub(crate) mod job;
 pub(crate) mod key;
 pub(crate) mod pool;
@@ -110,6 +112,11 @@ pub(crate) enum Noun {
     Job {
         #[command(subcommand)]
         verb: job::Verb,
+    },
+    /// Look at jobs that ended badly, and retry them or throw them away
+    Dlq {
+        #[command(subcommand)]
+        verb: dlq::Verb,
     },
     /// Look at workers, or make one of any program
     Worker {

@@ -1,15 +1,14 @@
 //! `coretexctl key ...`.
 
-use std::io::{self, BufRead, IsTerminal, Write};
-
 use coretex::proto::{
     CreateApiKeyRequest, ListApiKeysRequest, ListApiKeysResponse, RevokeApiKeyRequest,
 };
 
 use super::Cx;
+use super::confirm::confirm;
 use crate::args::key::{Create, Verb};
 use crate::args::value;
-use crate::failure::{Exit, Failure};
+use crate::failure::Failure;
 
 pub(super) async fn run(cx: &Cx<'_>, verb: &Verb) -> Result<(), Failure> {
     match verb {
@@ -60,20 +59,4 @@ async fn create(cx: &Cx<'_>, args: &Create) -> Result<(), Failure> {
     cx.ui
         .note("note: the secret is shown this once; keep it now");
     Ok(())
-}
-
-/// Asks whoever is at the terminal; without one, `--yes` is needed.
-fn confirm(question: &str) -> Result<(), Failure> {
-    if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
-        let failure = Failure::usage("this cannot be undone and nobody is there to ask");
-        return Err(failure.hint("say --yes"));
-    }
-    let mut answer = String::new();
-    let asked = write!(io::stderr().lock(), "{question} [y/N] ")
-        .and_then(|()| io::stdin().lock().read_line(&mut answer));
-    asked.map_err(|error| Failure::usage("cannot ask").cause(error))?;
-    if matches!(answer.trim(), "y" | "Y" | "yes") {
-        return Ok(());
-    }
-    Err(Failure::new(Exit::Refused, "nothing was done"))
 }

@@ -1,5 +1,8 @@
 //! What each verb does: call the server through the library, print the answer.
 
+mod bulk;
+mod confirm;
+mod dlq;
 mod exec;
 mod job;
 mod key;
@@ -64,6 +67,7 @@ pub(crate) fn run(cli: &Cli, ui: &Ui) -> Result<Exit, Failure> {
 async fn dispatch(cx: &Cx<'_>, noun: &Noun) -> Result<Exit, Failure> {
     match noun {
         Noun::Job { verb } => job::run(cx, verb).await,
+        Noun::Dlq { verb } => dlq::run(cx, verb).await,
         Noun::Worker {
             verb: WorkerVerb::Exec(args),
         } => exec::run(cx, args).await,

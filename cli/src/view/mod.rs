@@ -4,9 +4,12 @@
 //! Texts of others (labels, errors, outputs) are cleaned before they reach a terminal: a control
 //! sequence in a job's error must not move the reader's cursor.
 
+mod bulk;
+mod dlq;
 mod grid;
 pub(crate) mod job;
 mod job_history;
+mod job_output;
 mod key;
 mod pause;
 mod system;

@@ -23,6 +23,11 @@ fn status(answer: &GetStatusResponse, paint: Paint) -> String {
         let used = size(usage.used_bytes);
         fields.add("store", format!("{used}{}", limit.unwrap_or_default()));
     }
+    fields.tinted(
+        "config",
+        Tint::Bad,
+        answer.config_problem.replace("; ", "\n"),
+    );
     let mut text = fields.finish();
 
     let mut grid = Grid::new(

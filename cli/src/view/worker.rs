@@ -113,6 +113,11 @@ fn pools(page: &ListPoolsResponse, paint: Paint) -> String {
     ];
     let mut grid = Grid::new(paint, &head);
     for pool in &page.pools {
+        // A pool without workers is known by its patterns alone.
+        let names = match pool.topics.as_slice() {
+            [] => &pool.topic_patterns,
+            _ => &pool.topics,
+        };
         grid.row([
             pool.pool.clone(),
             pool.workers.to_string(),
@@ -120,7 +125,7 @@ fn pools(page: &ListPoolsResponse, paint: Paint) -> String {
             at_least(pool.waiting, pool.waiting_capped),
             format!("{:.0}%", pool.saturation * 100.0),
             if pool.paused { "yes" } else { "no" }.to_owned(),
-            pool.topics.join(","),
+            names.join(","),
         ]);
     }
     grid.finish()

@@ -6,9 +6,11 @@
 )]
 
 mod batch;
+mod dlq;
 mod errors;
 mod exec;
 mod jobs;
 mod output;
 mod settings;
+mod streams;
 mod support;

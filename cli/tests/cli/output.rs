@@ -260,14 +260,24 @@ async fn workers_and_pools_are_listed_shown_and_drained() {
             pool: "default".into(),
             capacity: 4,
             saturation: 0.25,
+            topics: vec!["job.served".into()],
+            topic_patterns: vec!["job.>".into()],
+            ..Pool::default()
+        };
+        let without_workers = Pool {
+            pool: "gpu".into(),
+            topic_patterns: vec!["job.a.*".into(), "job.b".into()],
             ..Pool::default()
         };
         Ok(ListPoolsResponse {
-            pools: vec![pool],
+            pools: vec![pool, without_workers],
             ..ListPoolsResponse::default()
         })
     });
-    assert!(scene.run(&["pool", "list"]).await.stdout.contains("25%"));
+    let pools = scene.run(&["pool", "list"]).await.stdout;
+    assert!(pools.contains("25%"), "{pools}");
+    assert!(pools.contains("job.served\n"), "{pools}");
+    assert!(pools.contains("job.a.*,job.b\n"), "{pools}");
 }
 
 #[tokio::test]
@@ -359,6 +369,7 @@ async fn the_system_and_the_caller_are_shown() {
                 ..QueueDepth::default()
             }],
             queue_depths_capped: true,
+            config_problem: "c.toml:2:1: unknown key `x`; c.toml:3:1: unknown key `y`".into(),
             ..GetStatusResponse::default()
         })
     });
@@ -369,6 +380,7 @@ async fn the_system_and_the_caller_are_shown() {
         "2.0 KiB",
         "job.x  10000+   -",
         "more topics than these",
+        "config   c.toml:2:1: unknown key `x`\n         c.toml:3:1: unknown key `y`\n",
     ] {
         assert!(ran.stdout.contains(expected), "{expected}: {}", ran.stdout);
     }

@@ -5,10 +5,12 @@ use std::time::Duration;
 use coretex_proto::time::duration_to_std;
 use coretex_proto::v1::job_service_client::JobServiceClient;
 use coretex_proto::v1::{
-    RerunJobRequest, RerunJobResponse, SubmitJobRequest, SubmitJobResponse, SubmitJobsRequest,
-    SubmitJobsResponse, WaitJobRequest, WaitJobResponse,
+    CancelJobsRequest, CancelJobsResponse, RerunJobRequest, RerunJobResponse, RerunJobsRequest,
+    RerunJobsResponse, SubmitJobRequest, SubmitJobResponse, SubmitJobsRequest, SubmitJobsResponse,
+    WaitJobRequest, WaitJobResponse,
 };
 
+use super::bulk::{Bulk, Call};
 use super::call::unary;
 use super::items::paged;
 use super::{Client, MAX_SERVER_WAIT};
@@ -122,6 +124,40 @@ impl Client {
             JobServiceClient::new(channel).rerun_job(request).await
         })
         .await
+    }
+
+    /// Ends every job that matches. Goes on by itself where it was, when the connection breaks.
+    pub fn cancel_jobs(&self, request: CancelJobsRequest) -> Bulk {
+        self.bulk(Call {
+            request,
+            resume: |request, progress| request.page_token.clone_from(&progress.page_token),
+            open: |channel, request| async move {
+                JobServiceClient::new(channel).cancel_jobs(request).await
+            },
+            progress: |message: CancelJobsResponse| message.progress,
+        })
+    }
+
+    /// Makes a new job like each that matches and has ended. Goes on by itself where it was, when
+    /// the connection breaks; makes no job twice. Fills the idempotency key when it is empty.
+    ///
+    /// # Errors
+    /// Those of the payload store. What the contract names for the RPC comes as the last item.
+    pub async fn rerun_jobs(&self, mut request: RerunJobsRequest) -> Result<Bulk, Error> {
+        if request.idempotency_key.is_empty() && request.page_token.is_empty() {
+            request.idempotency_key = self.shared.entropy.id();
+        }
+        if let Some(edits) = &mut request.edits {
+            self.fit(&mut edits.input).await?;
+        }
+        Ok(self.bulk(Call {
+            request,
+            resume: |request, progress| request.page_token.clone_from(&progress.page_token),
+            open: |channel, request| async move {
+                JobServiceClient::new(channel).rerun_jobs(request).await
+            },
+            progress: |message: RerunJobsResponse| message.progress,
+        }))
     }
 
     /// Waits once for a job, at most 60 seconds; the job in the answer may not have ended.

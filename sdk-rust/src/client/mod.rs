@@ -1,13 +1,16 @@
 //! The client: what it is made of and what its calls have in common.
 //!
-//! One file per noun holds the calls: `jobs`, `workers`, `system`, `access`. How a call is made,
+//! One file per noun holds the calls: `jobs`, `dlq`, `workers`, `system`, `access`. How a call is made,
 //! repeated and given up is in `call`; connections are in `transport`.
 
 mod access;
 mod builder;
+mod bulk;
 mod call;
+mod dlq;
 mod items;
 mod jobs;
+mod output;
 mod submit;
 mod system;
 mod transport;
@@ -22,7 +25,9 @@ use std::time::Duration;
 use tonic::metadata::{Ascii, MetadataValue};
 
 pub use builder::ClientBuilder;
+pub use bulk::Bulk;
 pub use items::Items;
+pub use output::JobOutput;
 pub use submit::Submit;
 pub use transport::Io;
 pub use watch::JobWatch;
@@ -42,7 +47,8 @@ pub(crate) const MAX_SERVER_WAIT: Duration = Duration::from_secs(60);
 /// Every RPC of the contract is a method that takes the request message and returns the response
 /// message. On top of them: [`submit`](Self::submit) builds and awaits jobs,
 /// [`wait_ended`](Self::wait_ended) waits as long as it takes, the `all_...` methods read list pages
-/// one after the other, and [`watch`](Self::watch) resumes by itself.
+/// one after the other, and [`watch`](Self::watch) and [`read_output`](Self::read_output) resume by
+/// themselves.
 ///
 /// ```no_run
 /// use coretex::proto::GetJobRequest;

@@ -11,6 +11,8 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
+use super::stream::Stream;
+
 /// How much later than the server's own timer the local one fires. The server decides about
 /// timeouts; the local timer only frees the worker when the server cannot be heard.
 const TIME_LIMIT_SLACK: Duration = Duration::from_secs(1);
@@ -139,6 +141,7 @@ pub(super) struct Attempt {
     pub(super) stop: StopSignal,
     pub(super) progress: Mutex<Progress>,
     pub(super) artifact_ids: Mutex<Vec<String>>,
+    pub(super) stream: Stream,
 }
 
 impl Attempt {
@@ -169,6 +172,7 @@ impl Attempt {
             stop: StopSignal::default(),
             progress: Mutex::default(),
             artifact_ids: Mutex::default(),
+            stream: Stream::default(),
         };
         (attempt, job, valid_for)
     }

@@ -5,7 +5,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use coretex_proto::v1::PolicyConstraints;
+use bytes::Bytes;
+use coretex_proto::v1::{OutputChannel, PolicyConstraints};
 use coretex_proto::value::struct_to_json;
 use tokio::time::Instant;
 
@@ -15,6 +16,9 @@ use crate::Client;
 
 /// The longest progress text to send, in bytes; longer ones are cut.
 const MAX_PROGRESS_TEXT: usize = 1_024;
+
+/// The largest piece of output to send, in bytes; longer ones are cut into several.
+const MAX_PIECE: usize = 32 * 1024;
 
 /// A handler's view of its attempt. Cheap to clone, and useful from other tasks and threads.
 ///
@@ -121,6 +125,50 @@ impl Context {
         }
         self.shared
             .report_progress(&self.attempt, percent.clamp(0, 100), text);
+    }
+
+    /// Streams a part of the output, for example tokens, to whoever reads along. What was streamed is
+    /// kept with the job; the result is still what the handler returns.
+    ///
+    /// Waits while more is on its way than the server has stored. What is streamed before the handler
+    /// returns arrives before the result, also across a broken connection; once the attempt is no
+    /// longer this worker's, it is dropped. A large part is sent in pieces.
+    ///
+    /// ```no_run
+    /// use coretex::{Context, Job, JobFailure};
+    ///
+    /// async fn write(ctx: Context, _job: Job) -> Result<String, JobFailure> {
+    ///     let mut text = String::new();
+    ///     for token in ["once ", "upon ", "a time"] {
+    ///         ctx.output(token).await;
+    ///         text.push_str(token);
+    ///     }
+    ///     ctx.log("3 tokens").await;
+    ///     Ok(text)
+    /// }
+    /// ```
+    pub async fn output(&self, chunk: impl AsRef<[u8]> + Send) {
+        for piece in chunk.as_ref().chunks(MAX_PIECE) {
+            self.stream(OutputChannel::Output, piece).await;
+        }
+    }
+
+    /// Streams a line of the log, with or without its end. Otherwise as [`output`](Self::output).
+    pub async fn log(&self, line: impl AsRef<str> + Send) {
+        let mut rest = line.as_ref();
+        rest = rest.strip_suffix('\n').unwrap_or(rest);
+        while rest.len() > MAX_PIECE {
+            let end = (1..=MAX_PIECE).rev().find(|at| rest.is_char_boundary(*at));
+            let (piece, after) = rest.split_at(end.unwrap_or(rest.len()));
+            self.stream(OutputChannel::Log, piece.as_bytes()).await;
+            rest = after;
+        }
+        self.stream(OutputChannel::Log, rest.as_bytes()).await;
+    }
+
+    async fn stream(&self, channel: OutputChannel, piece: &[u8]) {
+        let chunk = Bytes::copy_from_slice(piece);
+        self.shared.stream(&self.attempt, channel, chunk).await;
     }
 
     /// Adds an artifact that belongs to the result, whether that is good or bad.

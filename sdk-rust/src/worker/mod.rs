@@ -18,6 +18,7 @@ mod run;
 mod runner;
 mod session;
 mod shared;
+mod stream;
 mod table;
 
 use std::collections::BTreeMap;

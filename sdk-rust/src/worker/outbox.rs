@@ -14,6 +14,9 @@ use futures::Stream;
 use futures::task::AtomicWaker;
 use parking_lot::Mutex;
 
+/// Messages below which pieces of output are added; room for everything else stays free.
+pub(super) const OUTPUT_ROOM: usize = 1_024;
+
 #[derive(Debug, Default)]
 struct Queue {
     messages: VecDeque<OpenSessionRequest>,
@@ -72,6 +75,12 @@ impl Outbox {
             }
         }
         self.shared.waker.wake();
+    }
+
+    /// Whether so little waits that streamed output may be added, of which there may be much.
+    pub(super) fn has_room_for_output(&self) -> bool {
+        let queue = self.shared.queue.lock();
+        !queue.closed && queue.messages.len() < OUTPUT_ROOM
     }
 
     /// Whether so little waits that messages nobody would miss may be added.

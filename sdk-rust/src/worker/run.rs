@@ -225,8 +225,9 @@ async fn serve(
     // The server may be left from now on, so only here it counts as connected.
     announce(status, &session);
     let mut quiet_until = Instant::now();
-    // Reported while there was no connection.
+    // Reported or streamed while there was no connection.
     let mut progress_waits = true;
+    let mut output_at = Some(Instant::now());
     loop {
         let expiry = shared.with(|table| table.expire(Instant::now()));
         let flush = progress_waits.then_some(quiet_until);
@@ -250,6 +251,7 @@ async fn serve(
                     table.resend_overdue(Instant::now());
                     table.active()
                 });
+                output_at = Some(Instant::now());
                 session.outbox.push(Out::Heartbeat(WorkerHeartbeat {
                     active_jobs: i32::try_from(active).unwrap_or(i32::MAX),
                     cpu_load: load.cpu_percent,
@@ -257,6 +259,12 @@ async fn serve(
                 }));
             }
             () = shared.progressed.notified() => progress_waits = true,
+            () = shared.streamed.notified() => {
+                output_at = shared.with(|table| table.flush_output(Instant::now()));
+            }
+            () = at(output_at) => {
+                output_at = shared.with(|table| table.flush_output(Instant::now()));
+            }
             () = at(flush) => {
                 progress_waits = false;
                 quiet_until = Instant::now() + PROGRESS_INTERVAL;
@@ -274,6 +282,7 @@ async fn serve(
                         handover = None;
                         session.outbox.close();
                         session = next;
+                        output_at = Some(Instant::now());
                         beat = heartbeat(&session);
                         announce(status, &session);
                         backoff.reset();
@@ -282,6 +291,7 @@ async fn serve(
                         // Better this server for as long as it lasts than none.
                         let outbox = session.outbox.clone();
                         shared.change(|table| table.reattach(outbox, Instant::now()));
+                        output_at = Some(Instant::now());
                         let pause = backoff.next(shared.client.shared.entropy.fraction());
                         tracing::debug!(%error, ?pause, "no other server yet");
                         handover = Some(open_another(shared, turn, pause));

@@ -148,9 +148,12 @@ impl Session {
                 });
             }
             Some(In::Drain(_)) => return Next::HandOver,
-            // Nothing is streamed, so nothing of it is acknowledged; and what a newer server says
-            // besides is not for this worker.
-            Some(In::OutputAck(_) | In::Welcome(_)) | None => {}
+            Some(In::OutputAck(ack)) => {
+                shared.with(|table| table.acknowledge_output(&ack, now));
+                shared.streamed.notify_one();
+            }
+            // What a newer server says besides is not for this worker.
+            Some(In::Welcome(_)) | None => {}
         }
         Next::Continue
     }

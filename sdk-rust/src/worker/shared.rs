@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use coretex_proto::v1::{AttemptRef, WorkerHello, WorkerResult, WorkerSdk};
+use bytes::Bytes;
+use coretex_proto::v1::{AttemptRef, OutputChannel, WorkerHello, WorkerResult, WorkerSdk};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -37,6 +38,8 @@ pub(super) struct Shared {
     table: Mutex<Table>,
     /// A handler has reported progress.
     pub(super) progressed: Notify,
+    /// A handler has streamed something, or something of it is to be sent again.
+    pub(super) streamed: Notify,
     /// An attempt is over or acknowledged while the worker drains.
     pub(super) settled: Notify,
 }
@@ -49,6 +52,7 @@ impl Shared {
             router,
             table: Mutex::new(Table::new(limit)),
             progressed: Notify::new(),
+            streamed: Notify::new(),
             settled: Notify::new(),
         }
     }
@@ -72,9 +76,24 @@ impl Shared {
         look(&mut self.table.lock())
     }
 
+    /// Streams a piece of an attempt, when there is room for it.
+    pub(super) async fn stream(
+        &self,
+        attempt: &Arc<Attempt>,
+        channel: OutputChannel,
+        chunk: Bytes,
+    ) {
+        if attempt.stream.push(channel, chunk).await {
+            self.with(|table| table.list_output(Arc::clone(attempt)));
+        }
+        self.streamed.notify_one();
+    }
+
     /// An attempt is over.
     pub(super) fn conclude(self: &Arc<Self>, attempt: &Attempt, result: Option<WorkerResult>) {
         self.change(|table| table.conclude(&attempt.lease, result, Instant::now()));
+        // A result comes after what was streamed before it.
+        self.streamed.notify_one();
     }
 
     /// The latest progress of an attempt, told when there is time.

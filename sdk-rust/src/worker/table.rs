@@ -1,7 +1,7 @@
 //! All attempts of the process, and what is owed to the server about each. Outlives connections.
 //!
 //! Here is the life of an attempt; what happens to all of them when connections come and go is in
-//! `link`. Plain bookkeeping under one lock: no waiting, no clock of its own, no tasks. What has to be
+//! `link`, and how what they stream is sent in `output`. Plain bookkeeping under one lock: no waiting, no clock of its own, no tasks. What has to be
 //! started is returned as [`Start`].
 //!
 //! ```text
@@ -11,6 +11,7 @@
 //! ```
 
 mod link;
+mod output;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -22,7 +23,7 @@ use tokio::time::Instant;
 
 use super::attempt::{Attempt, CancelReason, STOP_GRACE};
 use super::message;
-use super::outbox::Outbox;
+use super::outbox::{OUTPUT_ROOM, Outbox};
 
 /// When a result that was not acknowledged is sent again on the same connection. Longer than a
 /// server takes on a bad day; across connections results are sent again at once.
@@ -83,6 +84,8 @@ pub(super) struct Table {
     live: Option<Outbox>,
     /// Attempts whose progress the server has not been told.
     progress: Vec<Arc<Attempt>>,
+    /// Attempts that have streamed what is not sent.
+    streaming: Vec<Arc<Attempt>>,
 }
 
 impl Table {
@@ -95,6 +98,7 @@ impl Table {
             draining: false,
             live: None,
             progress: Vec::new(),
+            streaming: Vec::new(),
         }
     }
 
@@ -122,9 +126,11 @@ impl Table {
         self.limit.saturating_mul(4).saturating_add(64)
     }
 
-    /// Messages that may wait on one connection: some for each attempt.
+    /// Messages that may wait on one connection: some for each attempt, and output.
     pub(super) fn outbox_capacity(&self) -> usize {
-        self.capacity().saturating_mul(4)
+        self.capacity()
+            .saturating_mul(4)
+            .saturating_add(OUTPUT_ROOM)
     }
 
     fn send(&self, message: Message) {
@@ -294,15 +300,21 @@ impl Table {
             }
             Some(entry) => {
                 entry.disowned = Some(Disowned::AnswerOwed);
+                entry.attempt.stream.abandon();
                 match &entry.phase {
                     Phase::Running => {
                         let stop = &entry.attempt.stop;
                         stop.request(CancelReason::Revoked, now + STOP_GRACE);
                         Vec::new()
                     }
-                    Phase::Finished { .. } => {
-                        // The result is the answer, and on its way; nobody will acknowledge it.
+                    Phase::Finished { result, sent } => {
+                        // The result is the answer; nobody will acknowledge it. Unless it waits for
+                        // output that nobody wants any more, it is on its way.
+                        let unsent = sent.is_none().then(|| result.clone());
                         self.entries.remove(of.lease_id.as_str());
+                        if let Some(result) = unsent {
+                            self.send(Message::Result(result));
+                        }
                         Vec::new()
                     }
                     Phase::Waiting { .. } | Phase::Confirming { .. } => {
@@ -327,6 +339,7 @@ impl Table {
         if matches!(entry.phase, Phase::Running | Phase::Confirming { .. }) {
             self.active -= 1;
         }
+        entry.attempt.stream.finish();
         match (result, entry.disowned) {
             (Some(result), None) => {
                 entry.phase = Phase::Finished {
@@ -346,11 +359,13 @@ impl Table {
         self.fill(now)
     }
 
-    /// Sends the result of a finished attempt, if there is a connection.
+    /// Sends the result of a finished attempt, if there is a connection and everything that it has
+    /// streamed is sent.
     fn resend(&mut self, lease: &str, now: Instant) {
         if let Some(entry) = self.entries.get_mut(lease)
             && let Phase::Finished { result, sent } = &mut entry.phase
             && let Some(live) = &self.live
+            && !entry.attempt.stream.has_unsent()
         {
             *sent = Some(now);
             live.push(Message::Result(result.clone()));
@@ -359,6 +374,7 @@ impl Table {
 
     /// Sends again what was not acknowledged for long.
     pub(super) fn resend_overdue(&mut self, now: Instant) {
+        self.list_overdue_output(now, RESEND_AFTER);
         let overdue: Vec<Arc<str>> = self
             .entries
             .iter()

@@ -60,6 +60,9 @@ pub struct Fake {
     pub list: Hook<ListJobsRequest, ListJobsResponse>,
     pub wait: Hook<WaitJobRequest, WaitJobResponse>,
     pub cancel: Hook<CancelJobRequest, CancelJobResponse>,
+    pub cancel_many: Hook<CancelJobsRequest, ReceiverStream<Result<CancelJobsResponse, Status>>>,
+    /// The messages of a stream, and how it ends if not well.
+    pub output: Hook<ReadJobOutputRequest, Vec<Result<ReadJobOutputResponse, Status>>>,
     pub create_key: Hook<CreateApiKeyRequest, CreateApiKeyResponse>,
 }
 
@@ -75,6 +78,8 @@ impl Fake {
             list: Hook::default(),
             wait: Hook::default(),
             cancel: Hook::default(),
+            cancel_many: Hook::default(),
+            output: Hook::default(),
             create_key: Hook::default(),
         }
     }
@@ -101,6 +106,33 @@ macro_rules! unscripted {
 #[tonic::async_trait]
 impl JobService for Fake {
     type WatchJobsStream = ReceiverStream<Result<WatchJobsResponse, Status>>;
+    type CancelJobsStream = ReceiverStream<Result<CancelJobsResponse, Status>>;
+    type RerunJobsStream = ReceiverStream<Result<RerunJobsResponse, Status>>;
+    type ReadJobOutputStream =
+        futures::stream::BoxStream<'static, Result<ReadJobOutputResponse, Status>>;
+
+    async fn cancel_jobs(
+        &self,
+        request: Request<CancelJobsRequest>,
+    ) -> Result<Response<Self::CancelJobsStream>, Status> {
+        self.cancel_many.call(request).await
+    }
+
+    async fn rerun_jobs(
+        &self,
+        _: Request<RerunJobsRequest>,
+    ) -> Result<Response<Self::RerunJobsStream>, Status> {
+        Err(Status::unimplemented("not in the script"))
+    }
+
+    async fn read_job_output(
+        &self,
+        request: Request<ReadJobOutputRequest>,
+    ) -> Result<Response<Self::ReadJobOutputStream>, Status> {
+        let messages = self.output.call(request).await?.into_inner();
+        let stream: Self::ReadJobOutputStream = Box::pin(futures::stream::iter(messages));
+        Ok(Response::new(stream))
+    }
 
     async fn submit_job(
         &self,

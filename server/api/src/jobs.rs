@@ -1,10 +1,13 @@
 //! `JobService`: submitting jobs, showing them, and saying why they do or do not run.
 //!
-//! Batches are in [`batch`], streams in [`watch`], the pages of histories in [`history`].
+//! Batches are in [`batch`], streams in [`watch`] and [`output`], the pages of histories in
+//! [`history`], many at once in [`bulk`].
 
 mod batch;
+mod bulk;
 mod history;
 mod list;
+mod output;
 mod watch;
 
 use coretex_core::id::JobId;
@@ -13,6 +16,7 @@ use coretex_proto::v1;
 use coretex_proto::v1::job_service_server::JobService;
 use tonic::{Request, Response, Status, async_trait};
 
+use crate::bulk::Bulk;
 use crate::call::answer;
 use crate::convert;
 use crate::convert::job::View;
@@ -42,6 +46,9 @@ fn job_id(id: &str) -> Outcome<JobId> {
 #[async_trait]
 impl JobService for Jobs {
     type WatchJobsStream = Watch;
+    type CancelJobsStream = Bulk<v1::CancelJobsResponse>;
+    type RerunJobsStream = Bulk<v1::RerunJobsResponse>;
+    type ReadJobOutputStream = output::Pieces;
 
     async fn submit_job(
         &self,
@@ -171,6 +178,16 @@ impl JobService for Jobs {
         .await
     }
 
+    async fn cancel_jobs(
+        &self,
+        request: Request<v1::CancelJobsRequest>,
+    ) -> Result<Response<Self::CancelJobsStream>, Status> {
+        answer(request, |call, request| async move {
+            bulk::cancel(&self.engine, call, request).await
+        })
+        .await
+    }
+
     async fn diagnose_job(
         &self,
         request: Request<v1::DiagnoseJobRequest>,
@@ -216,6 +233,16 @@ impl JobService for Jobs {
         .await
     }
 
+    async fn read_job_output(
+        &self,
+        request: Request<v1::ReadJobOutputRequest>,
+    ) -> Result<Response<Self::ReadJobOutputStream>, Status> {
+        answer(request, |call, request| async move {
+            output::open(&self.engine, call, request).await
+        })
+        .await
+    }
+
     async fn rerun_job(
         &self,
         request: Request<v1::RerunJobRequest>,
@@ -237,6 +264,16 @@ impl JobService for Jobs {
                 job: Some(convert::job::answer(&submitted.answer, view)),
                 replayed: submitted.replayed,
             })
+        })
+        .await
+    }
+
+    async fn rerun_jobs(
+        &self,
+        request: Request<v1::RerunJobsRequest>,
+    ) -> Result<Response<Self::RerunJobsStream>, Status> {
+        answer(request, |call, request| async move {
+            bulk::rerun(&self.engine, call, request).await
         })
         .await
     }

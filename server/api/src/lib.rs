@@ -1,15 +1,17 @@
 //! The gRPC services of Coretex.
 //!
-//! One file a noun: `jobs`, `workers`, `system`, `access`. A method validates and converts
+//! One file a noun: `jobs`, `dlq`, `workers`, `system`, `access`. A method validates and converts
 //! the request (`validate`, `convert`), calls the engine, and converts the answer. Who calls,
 //! whether they may, deadlines, metrics and request ids are tower layers (`layers`) in an order
 //! that `routes` fixes; what failed becomes a status in `status` and nowhere else. No rule of
 //! the domain and no storage lives here.
 
 mod access;
+mod bulk;
 mod call;
 mod connection;
 mod convert;
+mod dlq;
 mod health;
 mod jobs;
 mod layers;

@@ -298,6 +298,7 @@ fn not_found(noun: Noun, id: &str) -> Description {
         Noun::Job => (ErrorReason::JobNotFound, "job_id", "job"),
         Noun::Worker => (ErrorReason::WorkerNotFound, "worker_id", "worker"),
         Noun::ApiKey => (ErrorReason::ApiKeyNotFound, "key_id", "api key"),
+        Noun::DlqEntry => (ErrorReason::DlqEntryNotFound, "entry_id", "dead letter"),
     };
     let id = shorten(id, 320);
     Description::new(Code::NotFound, reason, format!("no such {what}: {id}")).with(key, id)

@@ -11,11 +11,14 @@ pub const MAX_SUBJECT_LEN: usize = 512;
 const READY: &str = "coretex.ready.";
 const CLAIM: &str = "coretex.claim.";
 const EVENT: &str = "coretex.event.";
+const OUTPUT: &str = "coretex.output.";
 
 /// Matches the ready doorbells of all queues.
 pub const READY_ALL: &str = "coretex.ready.*";
 /// Matches the event doorbells of all tenants.
 pub const EVENT_ALL: &str = "coretex.event.*";
+/// Matches the output doorbells of all tenants.
+pub const OUTPUT_ALL: &str = "coretex.output.*";
 
 /// "Something may be claimed in this queue."
 #[must_use]
@@ -35,6 +38,12 @@ pub fn event(tenant: &str) -> String {
     format!("{EVENT}{}", token(tenant))
 }
 
+/// "A job of this tenant has streamed more."
+#[must_use]
+pub fn output(tenant: &str) -> String {
+    format!("{OUTPUT}{}", token(tenant))
+}
+
 /// The queue a ready subject names; `None` for any other subject.
 #[must_use]
 pub fn queue_of(subject: &str) -> Option<Cow<'_, str>> {
@@ -51,6 +60,12 @@ pub fn replica_of(subject: &str) -> Option<Cow<'_, str>> {
 #[must_use]
 pub fn tenant_of(subject: &str) -> Option<Cow<'_, str>> {
     subject.strip_prefix(EVENT).and_then(name)
+}
+
+/// The tenant an output subject names; `None` for any other subject.
+#[must_use]
+pub fn tenant_of_output(subject: &str) -> Option<Cow<'_, str>> {
+    subject.strip_prefix(OUTPUT).and_then(name)
 }
 
 fn is_plain(byte: u8) -> bool {

@@ -1,10 +1,13 @@
 //! The job: its record, its states and their meaning.
 //!
 //! What was asked for is in `spec`. How a job changes is in [`transition`]; when it next has to be
-//! looked at is in [`clock`]; what it remembers of itself is in [`history`].
+//! looked at is in [`clock`]; what it remembers of itself is in [`history`]; what is written on one
+//! that ended badly is in [`dead_letter`]; what its attempts stream while they run is in [`output`].
 
 pub mod clock;
+pub mod dead_letter;
 pub mod history;
+pub mod output;
 mod spec;
 pub mod transition;
 
@@ -17,6 +20,7 @@ use crate::id::{JobId, LeaseId, PoolName, ReplicaId, SessionId, TenantId, Worker
 use crate::payload::Payload;
 use crate::policy::JobDecision;
 use crate::time::Timestamp;
+use dead_letter::DeadLetter;
 use history::{AttemptRecord, JobEvent, Ring};
 
 pub use spec::{
@@ -268,6 +272,9 @@ pub struct Job {
     /// Artifacts that the worker named.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub artifact_ids: Vec<String>,
+    /// It ended badly and nobody has dealt with that yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dead_letter: Option<DeadLetter>,
     /// The decision in force.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub decision: Option<JobDecision>,

@@ -537,4 +537,5 @@ fn text(hash: &mut Sha256, text: &str) {
 }
 
 #[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests;

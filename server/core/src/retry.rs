@@ -43,6 +43,8 @@ impl RetryPolicy {
     pub const DEFAULT_MULTIPLIER: f64 = 2.0;
     /// The longest pause, where the caller named none.
     pub const DEFAULT_MAX_BACKOFF: Duration = Duration::from_secs(60);
+    /// How far a pause is off, where a policy is given and does not say.
+    pub const DEFAULT_JITTER: f64 = 0.2;
 
     /// Checks the policy and names every field that is out of bounds.
     ///

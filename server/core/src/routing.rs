@@ -153,7 +153,7 @@ pub struct LeftOpen {
 }
 
 /// One snapshot of the tables.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Routing {
     topics: PatternMap<TopicRule>,
     pools: BTreeMap<PoolName, PoolRule>,
@@ -260,6 +260,17 @@ impl Routing {
         self.tenants.get(tenant).unwrap_or(&self.default_tenant)
     }
 
+    /// The tenants of the table.
+    pub fn tenants(&self) -> impl Iterator<Item = (&TenantId, &TenantRule)> {
+        self.tenants.iter()
+    }
+
+    /// The rule of the tenants that the table does not name.
+    #[must_use]
+    pub const fn default_tenant(&self) -> &TenantRule {
+        &self.default_tenant
+    }
+
     /// Fills in what a topic says about its jobs where their submitter said nothing. The limit on
     /// how many run at once is not among it: it counts as it is when a job is handed out.
     pub fn fill_in(&self, spec: &mut JobSpec, tenant: &TenantId, open: LeftOpen) {
@@ -331,4 +342,5 @@ impl<'a> Running<'a> {
 }
 
 #[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests;

@@ -11,6 +11,8 @@ pub mod flags;
 pub mod load;
 mod nearest;
 pub mod reference;
+pub mod reload;
+pub mod routing;
 pub mod settings;
 mod validate;
 pub mod value;
@@ -19,11 +21,14 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use coretex_core::routing::Routing;
+
 use crate::telemetry::logs;
 
 pub use error::{ConfigError, Problem};
 pub use flags::Flags;
 pub use load::{Environment, Loaded, Origin, load};
+pub use reload::Source;
 pub use value::{Backend, Durability, Headers, LogFormat, Size};
 
 /// Everything the server can be told. [`Config::default`] holds the defaults but for what depends on
@@ -62,6 +67,8 @@ pub struct Config {
     pub retention: Retention,
     /// Clocks of sessions and shutdown.
     pub timing: Timing,
+    /// Which pools serve a topic, who may use them, and what holds for jobs that do not say.
+    pub routing: Routing,
 }
 
 /// The store.
@@ -197,6 +204,8 @@ pub struct Limits {
 pub struct Retention {
     /// Ended jobs.
     pub jobs: Duration,
+    /// Ended jobs with a dead letter, if that is longer.
+    pub dead_letters: Duration,
     /// Size of the store above which the oldest ended jobs go early; 0 = no budget.
     pub byte_budget: Size,
     /// Entries of the event log.
@@ -216,6 +225,8 @@ pub struct Timing {
     pub heartbeat_timeout: Duration,
     /// How long a worker may take to stop after a cancel.
     pub cancel_grace: Duration,
+    /// How long a job waits until it rises one class of priority.
+    pub priority_rise: Duration,
     /// The longest shutdown.
     pub drain_timeout: Duration,
 }
@@ -279,6 +290,7 @@ impl Default for Config {
             },
             retention: Retention {
                 jobs: Duration::from_secs(7 * 24 * 3_600),
+                dead_letters: Duration::from_secs(30 * 24 * 3_600),
                 byte_budget: Size::bytes(0),
                 log_entries: 500_000,
                 deletes_per_second: 10_000,
@@ -288,8 +300,10 @@ impl Default for Config {
                 heartbeat_interval: Duration::from_secs(5),
                 heartbeat_timeout: Duration::from_secs(30),
                 cancel_grace: Duration::from_secs(30),
+                priority_rise: coretex_core::queue::rank::DEFAULT_RISE_AFTER,
                 drain_timeout: Duration::from_secs(30),
             },
+            routing: Routing::default(),
         }
     }
 }

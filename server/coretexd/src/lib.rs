@@ -13,6 +13,7 @@ mod datadir;
 mod error;
 mod grpc;
 mod readiness;
+mod reload;
 mod server;
 mod signals;
 pub mod source;

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::thread::available_parallelism;
 
 use clap::Parser;
-use coretexd::config::{Environment, Flags, dump, load};
+use coretexd::config::{Environment, Flags, Source, dump, load};
 use coretexd::telemetry::logs;
 
 /// The system's allocator took a quarter of the server's time.
@@ -17,7 +17,8 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 const BLOCKING_THREADS: usize = 64;
 
 fn main() -> ExitCode {
-    let loaded = match load(&Flags::parse(), &Environment::of_process()) {
+    let (flags, env) = (Flags::parse(), Environment::of_process());
+    let loaded = match load(&flags, &env) {
         Ok(loaded) => loaded,
         Err(error) => return fail(2, &format!("{error}\n")),
     };
@@ -30,6 +31,7 @@ fn main() -> ExitCode {
     if let Err(error) = logs::init(&loaded.config.log) {
         return fail(3, &format!("error: cannot write logs: {error}\n"));
     }
+    let source = Source::of(&loaded, flags, env);
     // One thread would let one busy task stop health checks and signals.
     let threads = available_parallelism().map_or(2, |cores| cores.get().max(2));
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -42,7 +44,7 @@ fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return fail(3, &format!("error: cannot start threads: {error}\n")),
     };
-    let code = runtime.block_on(coretexd::run(loaded.config));
+    let code = runtime.block_on(coretexd::run(loaded.config, source));
     // A read of a disk that hangs must not keep the program from ending.
     runtime.shutdown_background();
     code

@@ -10,6 +10,7 @@ use coretex_core::time::{Clock, IdGen};
 use coretex_engine::{AllowAll, Engine, EngineOptions};
 use coretex_store::Store;
 use tokio::net::TcpListener;
+use tokio::signal::unix::Signal;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
@@ -18,11 +19,12 @@ use crate::admin::{self, Admin};
 use crate::backends::{self, Backends, Servers, Sources};
 use crate::banner;
 use crate::config::load::default_data_dir;
-use crate::config::{Backend, Config, Environment};
+use crate::config::{Backend, Config, Environment, Source};
 use crate::datadir;
 use crate::error::StartError;
 use crate::grpc::Grpc;
 use crate::readiness::Readiness;
+use crate::reload::Reload;
 use crate::source::{RandomIds, SystemClock};
 use crate::telemetry::metrics::Metrics;
 
@@ -53,6 +55,7 @@ pub struct Server {
     readiness: Arc<Readiness>,
     /// Admin port and upkeep: they outlive the drain.
     background: TaskTracker,
+    stop: CancellationToken,
     background_stop: DropGuard,
 }
 
@@ -127,7 +130,11 @@ impl Server {
         readiness.running(engine.clone());
         background.spawn(watch_usage(Arc::clone(&store), stop.clone()));
         background.spawn(watch_bus(Arc::clone(&bus), stop.clone()));
-        background.spawn(watch_health(Arc::clone(&readiness), grpc.health(), stop));
+        background.spawn(watch_health(
+            Arc::clone(&readiness),
+            grpc.health(),
+            stop.clone(),
+        ));
         Ok(Self {
             config,
             listen,
@@ -140,6 +147,7 @@ impl Server {
             grpc,
             readiness,
             background,
+            stop,
             background_stop,
         })
     }
@@ -183,6 +191,14 @@ impl Server {
             tell_ready(self.listen, self.admin)?;
         }
         Ok(())
+    }
+
+    /// Reads the file of `source` again whenever it changes or SIGHUP comes, and puts its routing
+    /// tables in force.
+    pub fn keep_up_with(&self, source: Source, hangups: Signal) {
+        let reload = Reload::new(source, self.config.clone(), self.engine.clone());
+        self.background
+            .spawn(reload.run(hangups, self.stop.clone()));
     }
 
     /// Waits until the server fails by itself, and says why. Never returns otherwise.
@@ -283,6 +299,7 @@ fn engine_options(
         },
         retention: coretex_engine::Retention {
             jobs: retention.jobs,
+            dead_letters: retention.dead_letters,
             byte_budget: retention.byte_budget.get(),
             log_entries: retention.log_entries,
             deletes_per_second: retention.deletes_per_second,
@@ -292,9 +309,10 @@ fn engine_options(
             heartbeat_interval: timing.heartbeat_interval,
             session_silence: timing.heartbeat_timeout,
             cancel_grace: timing.cancel_grace,
+            rise_after: timing.priority_rise,
             ..coretex_engine::Timing::default()
         },
-        routing: coretex_core::routing::Routing::default(),
+        routing: config.routing.clone(),
         dev: config.dev,
         version: env!("CARGO_PKG_VERSION").to_owned(),
     }

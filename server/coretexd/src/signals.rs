@@ -6,17 +6,18 @@ use std::process::ExitCode;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::config::Config;
+use crate::config::{Config, Source};
 use crate::{Server, StartError};
 
 /// The program stopped before it was done, on a second signal.
 const CUT: u8 = 1;
 
 /// Runs a server until SIGTERM or SIGINT, drains it, and says how the program should end. A second
-/// signal ends the drain at once.
-pub async fn run(config: Config) -> ExitCode {
-    let mut signals = match Signals::new() {
-        Ok(signals) => signals,
+/// signal ends the drain at once. With a `source`, its file is read again when it changes, and on
+/// SIGHUP.
+pub async fn run(config: Config, source: Option<Source>) -> ExitCode {
+    let (mut signals, reload) = match listen(source) {
+        Ok(listening) => listening,
         Err(error) => {
             return refuse(&StartError::Io {
                 what: "cannot listen to signals".to_owned(),
@@ -35,6 +36,9 @@ pub async fn run(config: Config) -> ExitCode {
         server.stop().await;
         return refuse(&error);
     }
+    if let Some((source, hangups)) = reload {
+        server.keep_up_with(source, hangups);
+    }
     let failed = signals.unless_told(Box::pin(server.failed())).await;
     if let Some(reason) = &failed {
         say(&format!("error: {reason}\n"));
@@ -47,6 +51,15 @@ pub async fn run(config: Config) -> ExitCode {
             ExitCode::from(CUT)
         }
     }
+}
+
+/// Without a file, SIGHUP ends the program, as it does others whose terminal is gone.
+fn listen(source: Option<Source>) -> io::Result<(Signals, Option<(Source, Signal)>)> {
+    let reload = match source {
+        Some(source) => Some((source, signal(SignalKind::hangup())?)),
+        None => None,
+    };
+    Ok((Signals::new()?, reload))
 }
 
 fn refuse(error: &StartError) -> ExitCode {

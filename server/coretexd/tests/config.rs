@@ -56,6 +56,7 @@ fn without_any_source_the_defaults_hold() {
     let Loaded {
         config,
         origins,
+        file,
         dump,
     } = load(&flags([]), &env(NO_ENV)).unwrap();
     let expected = Config {
@@ -63,7 +64,7 @@ fn without_any_source_the_defaults_hold() {
         ..Config::default()
     };
     assert_eq!((config, dump), (expected, false));
-    assert!(origins.is_empty());
+    assert!(origins.is_empty() && file.is_none());
     let xdg = env([("XDG_DATA_HOME", "/data")]);
     let config = load(&flags([]), &xdg).unwrap().config;
     assert_eq!(config.data_dir, Path::new("/data/coretex"));

@@ -134,21 +134,35 @@ pub fn grants(role: Role, permission: &str) -> bool {
     }
     let read = matches!(
         permission,
-        "jobs.read" | "workers.read" | "pools.read" | "system.read"
+        "jobs.read" | "dlq.read" | "workers.read" | "pools.read" | "system.read"
     );
     match role {
         Role::Admin => true,
         Role::Operator => {
             read || matches!(
                 permission,
-                "jobs.submit" | "jobs.cancel" | "workers.drain" | "pools.pause"
+                "jobs.output"
+                    | "jobs.submit"
+                    | "jobs.cancel"
+                    | "dlq.retry"
+                    | "dlq.delete"
+                    | "workers.drain"
+                    | "pools.pause"
             )
         }
-        Role::Approver | Role::Viewer => read,
+        // Streamed output is for whoever sees payloads.
+        Role::Approver => read || permission == "jobs.output",
+        Role::Viewer => read,
         Role::Submitter => {
             matches!(
                 permission,
-                "jobs.read" | "jobs.submit" | "jobs.cancel" | "workers.read" | "pools.read"
+                "jobs.read"
+                    | "jobs.output"
+                    | "jobs.submit"
+                    | "jobs.cancel"
+                    | "dlq.read"
+                    | "workers.read"
+                    | "pools.read"
             )
         }
         Role::Worker => permission == "workers.connect",

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use coretex_core::id::{JobId, TenantId};
 use coretex_core::job::Job;
 use coretex_core::job::history::{EventType, JobEvent};
+use coretex_core::job::output::OutputRecord;
 use coretex_core::job::transition::{Refusal, Transition};
 use coretex_core::payload::Payload;
 use coretex_core::time::Timestamp;
@@ -66,6 +67,8 @@ pub(crate) struct Extras {
     pub(crate) input_apart: Option<Bytes>,
     /// Limits that must have room.
     pub(crate) limits: Vec<Precondition>,
+    /// Another job that changes with it, and what becomes of that one.
+    pub(crate) also: Option<(Loaded, Job)>,
 }
 
 /// A change that was applied.
@@ -221,6 +224,11 @@ impl Engine {
             let value = codec::encode(IDEMPOTENCY_FORMAT, record).map_err(internal)?;
             batch.create(key.clone(), value);
         }
+        if let Some((before, after)) = &extras.also {
+            let key = keyspace::job(&after.tenant, &after.id);
+            let value = codec::encode(JOB_FORMAT, after).map_err(internal)?;
+            batch.replace(key, before.version, value);
+        }
         // After the records: what exists already is answered as such, also at the limit.
         batch.preconditions.extend(extras.limits);
         if let Some(snapshot) = &extras.snapshot {
@@ -248,6 +256,11 @@ impl Engine {
         change_indexes(&mut batch, before.map(|loaded| &*loaded.job), Some(&after));
         let entry = log_entry(before.map(|loaded| &*loaded.job), &after);
         batch.append(codec::encode(LOG_FORMAT, &entry).map_err(internal)?);
+        if let Some((before, after)) = &extras.also {
+            change_indexes(&mut batch, Some(&before.job), Some(after));
+            let entry = log_entry(Some(&before.job), after);
+            batch.append(codec::encode(LOG_FORMAT, &entry).map_err(internal)?);
+        }
 
         let counts = self.before_write(before.map(|loaded| &*loaded.job), &after);
         let asked = Instant::now();
@@ -268,6 +281,14 @@ impl Engine {
         };
         if let Ok(loaded) = &written {
             self.after_write(before.map(|loaded| &*loaded.job), loaded, counts);
+            if let Some((before, after)) = extras.also {
+                let after = Loaded {
+                    job: Arc::new(after),
+                    // Of one batch, of which all records get the same.
+                    version: loaded.version,
+                };
+                self.after_write(Some(&before.job), &after, false);
+            }
         }
         written
     }
@@ -322,9 +343,13 @@ impl Engine {
         tokio::time::sleep(Duration::from_secs_f64(millis / 1_000.0)).await;
     }
 
-    /// Deletes an ended job and everything that belongs to it. Its idempotency record lives on
-    /// until it is a day old.
-    pub(crate) async fn delete_job(&self, loaded: &Loaded) -> std::result::Result<(), CommitError> {
+    /// Deletes an ended job and everything that belongs to it, also what it has streamed. Its
+    /// idempotency record lives on until it is a day old.
+    pub(crate) async fn delete_job(
+        &self,
+        loaded: &Loaded,
+        stream: Option<&OutputRecord>,
+    ) -> std::result::Result<(), CommitError> {
         let job = &*loaded.job;
         let mut batch = Batch::new(self.shard(), CommitId(self.ids().random()));
         batch.delete(keyspace::job(&job.tenant, &job.id), loaded.version);
@@ -337,6 +362,9 @@ impl Engine {
             batch.writes.push(Write::Delete {
                 key: keyspace::output(&job.tenant, &job.id),
             });
+        }
+        if let Some(stream) = stream {
+            Self::delete_stream(&mut batch, loaded, stream);
         }
         if !job.idempotency_key.is_empty() {
             let key = keyspace::idempotency(&job.tenant, &job.idempotency_key);

@@ -20,6 +20,7 @@ use crate::access::KeyCache;
 use crate::access::streams::OpenWatches;
 use crate::commits::Loaded;
 use crate::dispatch::Dispatcher;
+use crate::jobs::output::Outputs;
 use crate::kernel::Kernel;
 use crate::replicas::Replicas;
 use crate::routing::Tables;
@@ -71,6 +72,8 @@ impl Default for Limits {
 pub struct Retention {
     /// Ended jobs.
     pub jobs: Duration,
+    /// Ended jobs with a dead letter, if that is longer.
+    pub dead_letters: Duration,
     /// Bytes of ended jobs above which the oldest go before their time; 0 = no budget. What they
     /// take is estimated from a sample, because a file keeps its length when its content goes.
     pub byte_budget: u64,
@@ -80,10 +83,19 @@ pub struct Retention {
     pub deletes_per_second: u32,
 }
 
+impl Retention {
+    /// How long a dead letter is kept, and its job with it.
+    #[must_use]
+    pub fn of_dead_letters(&self) -> Duration {
+        self.dead_letters.max(self.jobs)
+    }
+}
+
 impl Default for Retention {
     fn default() -> Self {
         Self {
             jobs: Duration::from_secs(7 * 24 * 3_600),
+            dead_letters: Duration::from_secs(30 * 24 * 3_600),
             byte_budget: 0,
             log_entries: 500_000,
             deletes_per_second: 10_000,
@@ -165,9 +177,11 @@ struct Inner {
     timers: Timers,
     keys: KeyCache,
     open_watches: OpenWatches,
+    outputs: Outputs,
     /// Rings whenever this replica has appended to the log.
     log: watch::Sender<u64>,
     watches: Arc<tokio::sync::Semaphore>,
+    bulk: Arc<tokio::sync::Semaphore>,
     draining: AtomicBool,
     stop: CancellationToken,
     tasks: TaskTracker,
@@ -195,8 +209,10 @@ impl Engine {
                 timers: Timers::default(),
                 keys: KeyCache::default(),
                 open_watches: OpenWatches::default(),
+                outputs: Outputs::default(),
                 log: watch::Sender::new(0),
                 watches: Arc::new(tokio::sync::Semaphore::new(options.limits.max_watches)),
+                bulk: Arc::new(tokio::sync::Semaphore::new(crate::bulk::MAX_OPERATIONS)),
                 draining: AtomicBool::new(false),
                 stop: CancellationToken::new(),
                 tasks: TaskTracker::new(),
@@ -219,13 +235,16 @@ impl Engine {
             engine.spawn("ends", Self::run_ends);
             engine.spawn("waits", Self::run_waits);
             engine.spawn("catching up", Self::run_catch_up);
+            engine.spawn("output bells", Self::run_output_bells);
         }
         engine.spawn("timers", Self::run_timers);
         engine.spawn("sessions", Self::run_sessions);
         engine.spawn("losses", Self::run_losses);
         engine.spawn("lazy writes", Self::run_lazy_writes);
+        engine.spawn("outputs", Self::run_outputs);
         engine.spawn("replicas", Self::run_replicas);
         engine.spawn("recount", Self::run_recount);
+        engine.spawn("making room", Self::run_make_room);
         engine.spawn("sweeper", Self::run_sweeper);
         engine.spawn("credentials", Self::run_credentials);
         Ok(engine)
@@ -344,8 +363,16 @@ impl Engine {
         &self.inner.open_watches
     }
 
+    pub(crate) fn outputs(&self) -> &Outputs {
+        &self.inner.outputs
+    }
+
     pub(crate) fn watches(&self) -> &Arc<tokio::sync::Semaphore> {
         &self.inner.watches
+    }
+
+    pub(crate) fn bulk_operations(&self) -> &Arc<tokio::sync::Semaphore> {
+        &self.inner.bulk
     }
 
     pub(crate) fn replicas(&self) -> &Replicas {
@@ -390,6 +417,7 @@ impl Engine {
         let work = run(self.clone());
         self.inner.tasks.spawn(async move {
             tokio::select! {
+                biased;
                 () = stop.cancelled() => {}
                 () = work => tracing::error!(name, "a background loop ended"),
             }
@@ -428,6 +456,7 @@ impl Engine {
         self.timers().arm(job, self.now());
         if job.state.is_terminal() && !before.is_some_and(|before| before.state.is_terminal()) {
             self.waiters().ended(after);
+            self.outputs().ring(&job.tenant, &job.id);
             crate::telemetry::ended(job);
         }
         self.ring_log();

@@ -34,6 +34,8 @@ pub enum Noun {
     Worker,
     /// An API key.
     ApiKey,
+    /// A dead letter.
+    DlqEntry,
 }
 
 /// A refused or failed use case. Everything but the `Internal`, `Unavailable` and `DataLoss` texts
@@ -210,6 +212,14 @@ impl Error {
     pub fn no_job(id: impl Into<String>) -> Self {
         Self::NotFound {
             noun: Noun::Job,
+            id: id.into(),
+        }
+    }
+
+    /// A missing dead letter.
+    pub fn no_dlq_entry(id: impl Into<String>) -> Self {
+        Self::NotFound {
+            noun: Noun::DlqEntry,
             id: id.into(),
         }
     }

@@ -1,4 +1,4 @@
-//! Which jobs a list, count or watch is about.
+//! Which jobs a list, count or watch is about, and which dead letters.
 
 use std::collections::BTreeMap;
 
@@ -91,5 +91,50 @@ impl JobFilter {
             ..Self::default()
         };
         *self == plain
+    }
+}
+
+/// Which dead letters; a conjunction, as [`JobFilter`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct DlqFilter {
+    /// Any of these codes; empty = all.
+    pub reason_codes: Vec<String>,
+    /// Jobs that ended in any of these states; empty = all.
+    pub states: Vec<JobState>,
+    /// Jobs of any of these topics; empty = all.
+    pub topics: Vec<Topic>,
+    /// All of these labels.
+    pub labels: BTreeMap<String, String>,
+    /// Submitted by this principal; empty = anybody.
+    pub principal_id: String,
+    /// Of this team; empty = any.
+    pub team_id: String,
+    /// Dead letters since this time, inclusive.
+    pub created_after: Option<Timestamp>,
+    /// Dead letters before this time.
+    pub created_before: Option<Timestamp>,
+}
+
+impl DlqFilter {
+    /// Whether `job` has a dead letter that matches every part.
+    #[must_use]
+    pub fn matches(&self, job: &Job) -> bool {
+        let Some(letter) = &job.dead_letter else {
+            return false;
+        };
+        let spec = &job.spec;
+        (self.reason_codes.is_empty() || self.reason_codes.contains(&letter.code))
+            && (self.states.is_empty() || self.states.contains(&job.state))
+            && (self.topics.is_empty() || self.topics.contains(&spec.topic))
+            && self
+                .labels
+                .iter()
+                .all(|(key, value)| spec.labels.get(key) == Some(value))
+            && (self.principal_id.is_empty() || self.principal_id == job.principal_id)
+            && (self.team_id.is_empty() || self.team_id == spec.team_id)
+            && self.created_after.is_none_or(|after| letter.time >= after)
+            && self
+                .created_before
+                .is_none_or(|before| letter.time < before)
     }
 }

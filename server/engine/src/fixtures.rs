@@ -6,6 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use coretex_core::id::{JobId, LeaseId, PoolName, ReplicaId, SessionId, TenantId, Topic, WorkerId};
+use coretex_core::job::dead_letter::DeadLetter;
+use coretex_core::job::output::{Arrived, Channel, Chunk, OutputRecord, Page};
 use coretex_core::job::transition::{NewJob, Outcome, Trigger, Verdict, accept, apply};
 use coretex_core::job::{
     ActorType, Budget, CapFields, ErrorSource, Job, JobError, JobMetadata, JobSpec, McpCall,
@@ -22,6 +24,7 @@ use serde::de::DeserializeOwned;
 use crate::access::keys::KEY_FORMAT;
 use crate::access::{ApiKey, Role};
 use crate::commits::{IDEMPOTENCY_FORMAT, IdempotencyRecord, JOB_FORMAT, LOG_FORMAT, LogEntry};
+use crate::jobs::output::OUTPUT_FORMAT;
 
 const NOW: Timestamp = Timestamp::from_micros(1_700_000_000_000_000);
 
@@ -198,6 +201,20 @@ fn jobs() {
 }
 
 #[test]
+fn jobs_with_a_dead_letter() {
+    let letter = DeadLetter {
+        code: "max_attempts_exceeded".to_owned(),
+        source: ErrorSource::Platform,
+        time: NOW,
+    };
+    let dead = Job {
+        dead_letter: Some(letter),
+        ..job()
+    };
+    check("job-dead-letter", JOB_FORMAT, &dead);
+}
+
+#[test]
 fn decisions_about_later_attempts() {
     let about_the_second = JobDecision {
         attempt: 2,
@@ -250,4 +267,33 @@ fn api_keys() {
         ..key
     };
     check("key-revoked", KEY_FORMAT, &revoked);
+}
+
+#[test]
+fn streamed_output() {
+    let arrived = |channel, sequence, data: &'static [u8]| Arrived {
+        chunk: Chunk {
+            channel,
+            sequence,
+            time: NOW,
+            data: data.into(),
+        },
+        after_hole: false,
+    };
+    let mut record = OutputRecord::default();
+    // Nothing more of log lines is kept.
+    record.log.dropped_chunks = 2;
+    record.log.dropped_bytes = 300;
+    let pieces = [
+        arrived(Channel::Output, 1, b"once"),
+        arrived(Channel::Output, 2, b""),
+        arrived(Channel::Log, 1, b"line"),
+    ];
+    let record = record.append(3, &pieces).record;
+    check("stream", OUTPUT_FORMAT, &record);
+    let page = Page {
+        attempt: 3,
+        entries: record.tail,
+    };
+    check("page", OUTPUT_FORMAT, &page);
 }

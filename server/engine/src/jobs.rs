@@ -1,9 +1,13 @@
-//! Jobs: submit, get, wait, cancel, rerun.
+//! Jobs: submit, get, wait, cancel.
 //!
-//! Lists are in [`list`], streams in [`watch`], reasons in [`diagnose`].
+//! Lists are in [`list`], streams in [`watch`] and [`output`], reasons in [`diagnose`], reruns in
+//! [`rerun`], many at once in [`bulk`].
 
+pub(crate) mod bulk;
 pub(crate) mod diagnose;
 pub(crate) mod list;
+pub(crate) mod output;
+mod rerun;
 pub(crate) mod watch;
 
 use std::sync::Arc;
@@ -20,11 +24,12 @@ use tokio::time::Instant;
 
 use crate::access::Caller;
 use crate::commits::{Extras, IdempotencyRecord, Loaded};
+use crate::dlq::settled;
 use crate::engine::{Engine, MAX_CANCEL_GRACE};
 use crate::kernel::Facts;
 use crate::keyspace::HeldEntry;
 use crate::limits::{self, Met};
-use crate::types::{JobAnswer, JobEdits, SubmitJob, Submitted};
+use crate::types::{JobAnswer, SubmitJob, Submitted};
 use crate::{Error, Result, kernel, keyspace, telemetry};
 
 /// The most labels of a job.
@@ -33,16 +38,18 @@ pub const MAX_LABELS: usize = 64;
 pub(crate) const IDEMPOTENCY_LIFE: Duration = Duration::from_secs(24 * 3_600);
 
 /// A submit, worked out.
-struct Intent {
-    id: JobId,
+pub(crate) struct Intent {
+    pub(crate) id: JobId,
     /// The caller chose the id.
-    named: bool,
-    spec: Arc<JobSpec>,
-    input: Option<Payload>,
-    key: String,
-    fingerprint: Vec<u8>,
-    trace_id: String,
-    rerun_of: Option<JobId>,
+    pub(crate) named: bool,
+    pub(crate) spec: Arc<JobSpec>,
+    pub(crate) input: Option<Payload>,
+    pub(crate) key: String,
+    pub(crate) fingerprint: Vec<u8>,
+    pub(crate) trace_id: String,
+    pub(crate) rerun_of: Option<JobId>,
+    /// The job whose dead letter this retries, to be taken off in the same commit.
+    pub(crate) settles: Option<Loaded>,
 }
 
 impl Engine {
@@ -77,6 +84,7 @@ impl Engine {
             fingerprint,
             trace_id,
             rerun_of: None,
+            settles: None,
         };
         let Some(wait) = request.wait else {
             return self.accept(caller, intent).await;
@@ -142,7 +150,7 @@ impl Engine {
     }
 
     /// Judge, place, one commit; then hand out, if a slot was free.
-    async fn accept(&self, caller: &Caller, intent: Intent) -> Result<Submitted> {
+    pub(crate) async fn accept(&self, caller: &Caller, mut intent: Intent) -> Result<Submitted> {
         let mut queue = false;
         for attempt in 0..16 {
             match self.try_accept(caller, &intent, queue).await {
@@ -156,6 +164,9 @@ impl Engine {
                 }
                 Err(CommitError::Conflict { key }) => {
                     if let Some(replayed) = self.replay(caller, &intent, &key).await? {
+                        return Ok(replayed);
+                    }
+                    if let Some(replayed) = self.renew_settled(caller, &mut intent).await? {
                         return Ok(replayed);
                     }
                     self.pause(attempt).await;
@@ -292,6 +303,7 @@ impl Engine {
             idempotency,
             input_apart,
             limits,
+            also: settled(caller, intent, now)?,
         };
         let (engine, sent) = (self.clone(), self.tick());
         let entry = HeldEntry::of_lease(&job);
@@ -318,7 +330,7 @@ impl Engine {
     }
 
     /// What a conflicting submit means: the same request again, or another one under the same name.
-    async fn replay(
+    pub(crate) async fn replay(
         &self,
         caller: &Caller,
         intent: &Intent,
@@ -480,69 +492,6 @@ impl Engine {
         };
         self.answer(loaded, false).await
     }
-
-    /// Runs an ended job again as a new, linked job, judged afresh.
-    ///
-    /// # Errors
-    /// `NotFound`, `JobNotEnded`, and those of [`Self::submit_job`].
-    pub async fn rerun_job(
-        &self,
-        caller: &Caller,
-        id: &JobId,
-        edits: JobEdits,
-        idempotency_key: String,
-    ) -> Result<Submitted> {
-        let before = self.visible(caller, id).await?;
-        if !before.job.state.is_terminal() {
-            return Err(Error::JobNotEnded);
-        }
-        let before = self.join_payloads(&before.job).await?;
-        let (spec, input) = edited(&before, edits);
-        if spec.labels.len() > MAX_LABELS {
-            let rule = format!("would give the job more than {MAX_LABELS} labels");
-            return Err(Error::invalid("edits.add_labels", rule));
-        }
-        self.check_submit(caller, &spec)?;
-        // What was rerun is part of what was asked for.
-        let fingerprint = fingerprint(Some(id), &spec, input.as_ref())?;
-        let intent = Intent {
-            id: JobId::from_trusted(&self.ids().sortable(self.now())),
-            named: false,
-            spec: Arc::new(spec),
-            input,
-            key: idempotency_key,
-            fingerprint,
-            trace_id: before.trace_id.clone(),
-            rerun_of: Some(id.clone()),
-        };
-        self.accept(caller, intent).await
-    }
-}
-
-fn edited(before: &Job, edits: JobEdits) -> (JobSpec, Option<Payload>) {
-    let mut spec = before.spec.as_ref().clone();
-    // The old start time has passed or meant the old job.
-    spec.not_before = None;
-    if let Some(topic) = edits.topic {
-        spec.topic = topic;
-    }
-    if let Some(priority) = edits.priority {
-        spec.priority = priority;
-    }
-    if let Some(placement) = edits.placement {
-        spec.placement = placement;
-    }
-    if let Some(retry) = edits.retry {
-        spec.retry = retry;
-    }
-    if let Some(timeout) = edits.timeout {
-        spec.timeout = timeout;
-    }
-    for label in &edits.remove_labels {
-        spec.labels.remove(label);
-    }
-    spec.labels.extend(edits.add_labels);
-    (spec, edits.input.or_else(|| before.input.clone()))
 }
 
 /// SHA-256 of what was asked for, without the key and the wait.

@@ -44,6 +44,19 @@ pub(crate) fn output(tenant: &TenantId, id: &JobId) -> Key {
     joined(b"out/", &[tenant.as_bytes(), id.as_bytes()])
 }
 
+/// What a job has streamed, but for its closed pages.
+pub(crate) fn stream(tenant: &TenantId, id: &JobId) -> Key {
+    joined(b"stream/", &[tenant.as_bytes(), id.as_bytes()])
+}
+
+/// A closed page of what a job has streamed.
+pub(crate) fn stream_page(tenant: &TenantId, id: &JobId, page: u32) -> Key {
+    joined(
+        b"page/",
+        &[tenant.as_bytes(), id.as_bytes(), &page.to_be_bytes()],
+    )
+}
+
 /// What an idempotency key of job submission stands for.
 pub(crate) fn idempotency(tenant: &TenantId, key: &str) -> Key {
     joined(b"idem/", &[tenant.as_bytes(), key.as_bytes()])
@@ -180,10 +193,17 @@ pub(crate) fn topic(tenant: &TenantId, topic: &Topic) -> Index {
     joined(b"topic/", &[tenant.as_bytes(), topic.as_str().as_bytes()])
 }
 
+/// The dead letters of a tenant, by when they became that.
+pub(crate) fn dead_letters(tenant: &TenantId) -> Index {
+    joined(b"dlq/", &[tenant.as_bytes()])
+}
+
 /// When jobs have to be looked at next.
 pub(crate) const DUE: Index = Index::from_static(b"due");
 /// When ended jobs may be deleted at the earliest: by end time, retention is applied on reading.
 pub(crate) const ENDED: Index = Index::from_static(b"ended");
+/// The same for those with a dead letter, which are kept for longer: a job is in one of the two.
+pub(crate) const DEAD: Index = Index::from_static(b"dead");
 /// Jobs that wait for a slot, by queue.
 pub(crate) const READY: Index = Index::from_static(b"ready");
 /// Slots in use, by replica and session.
@@ -338,7 +358,14 @@ pub(crate) fn entries(job: &Job) -> Vec<(Index, Member)> {
         // One whose worker has not answered for its slot stays: the slot is not free.
         if job.slots().next().is_none() {
             let end = job.end_time.unwrap_or(job.update_time);
-            entries.push((ENDED, timed(end, &job.tenant, &job.id)));
+            let index = match job.dead_letter {
+                Some(_) => DEAD,
+                None => ENDED,
+            };
+            entries.push((index, timed(end, &job.tenant, &job.id)));
+        }
+        if let Some(letter) = &job.dead_letter {
+            entries.push((dead_letters(&job.tenant), by_time(letter.time, &job.id)));
         }
     } else {
         if !job.state.is_held() {

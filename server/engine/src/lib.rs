@@ -3,8 +3,10 @@
 //! One module a noun. [`Engine`] is the facade that the API layer calls.
 
 mod access;
+mod bulk;
 mod commits;
 mod dispatch;
+mod dlq;
 mod engine;
 mod error;
 mod filter;
@@ -28,11 +30,13 @@ mod types;
 mod waiters;
 
 pub use access::{ApiKey, Caller, DEFAULT_TENANT, NewApiKey, Role, SYSTEM_TENANT, grants};
+pub use bulk::{BulkOptions, BulkProgress, MAX_BULK_RATE};
+pub use dlq::{DlqAnswer, DlqPage};
 pub use engine::{
     Engine, EngineOptions, Limits, MAX_CANCEL_GRACE, MAX_PAYLOAD_LIMIT, Retention, Timing,
 };
 pub use error::{Error, Noun, Result, Violation};
-pub use filter::JobFilter;
+pub use filter::{DlqFilter, JobFilter};
 pub use jobs::MAX_LABELS;
 pub use kernel::{AllowAll, Facts, Kernel, KernelTrouble};
 pub use sessions::outbound::Weight;

@@ -3,6 +3,8 @@
 
 mod recount;
 
+use std::time::Duration;
+
 use coretex_core::id::{JobId, TenantId};
 use coretex_core::job::transition::{Trigger, apply};
 use coretex_core::job::{ConcurrencyAction, Job, JobSpec};
@@ -18,6 +20,8 @@ use crate::{Error, Result, keyspace};
 pub(crate) const NAMED: usize = 10;
 /// Holders of one key that are looked at to make room.
 const LOOKED_AT: usize = 1_000;
+/// How often it is looked for waiting jobs that ask for room.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Who cancels the oldest holder of a key.
 const PRINCIPAL: &str = "system:concurrency";
 
@@ -188,12 +192,18 @@ impl Engine {
     }
 
     /// Makes room for waiting jobs of this replica's queues that ask for it and have found their
-    /// keys full: whoever accepted them may be gone, and holders may have come since.
-    pub(crate) async fn make_room_for_waiting(&self) {
-        let waiting = self.dispatcher().lock().waiting_to_replace();
-        for job in waiting {
-            if let Err(error) = self.make_room(&job).await {
-                tracing::warn!(%error, job_id = %job.id, "no room made yet under a concurrency key");
+    /// keys full, until the engine stops: whoever accepted them may be gone, and holders may have
+    /// come since.
+    pub(crate) async fn run_make_room(self) {
+        let mut look = tokio::time::interval(LOOK_EVERY);
+        look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            look.tick().await;
+            let waiting = self.dispatcher().lock().waiting_to_replace();
+            for job in waiting {
+                if let Err(error) = self.make_room(&job).await {
+                    tracing::warn!(%error, job_id = %job.id, "no room made yet under a concurrency key");
+                }
             }
         }
     }

@@ -12,7 +12,7 @@ mod peers;
 pub(crate) mod registry;
 mod slots;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -56,7 +56,8 @@ struct OwnerRecord {
     lease: ReplicaLease,
 }
 
-/// What a replica knows of leases.
+/// What a replica knows of leases. What is walked through is sorted: the order of work must not
+/// depend on the luck of a hash.
 #[derive(Debug, Default)]
 pub(crate) struct Replicas {
     owner: AtomicBool,
@@ -69,16 +70,17 @@ pub(crate) struct Replicas {
     renamed: Notify,
     known: Mutex<Vec<ReplicaInfo>>,
     /// Replicas that are gone, and since when this one has known.
-    gone: Mutex<HashMap<ReplicaId, Tick>>,
+    gone: Mutex<BTreeMap<ReplicaId, Tick>>,
     /// The versions of the records of others' leases, and when they were first seen.
     seen: Mutex<HashMap<Key, (Version, Tick)>>,
     /// The store went back since this replica's lease was last renewed.
     rewound: AtomicBool,
     /// Jobs that others have changed and that this replica has to look at.
-    behind: Mutex<HashSet<(TenantId, JobId)>>,
+    behind: Mutex<BTreeSet<(TenantId, JobId)>>,
     look: Notify,
-    /// Jobs that have ended here, of which the others have not been told yet.
-    ends: Mutex<HashMap<TenantId, Vec<JobId>>>,
+    /// Jobs that have ended here, and the concurrency keys under which they counted, of which the
+    /// others have not been told yet.
+    ends: Mutex<BTreeMap<TenantId, Vec<(JobId, String)>>>,
     ended: Notify,
     /// The store's epoch at the last look.
     epoch: AtomicU64,

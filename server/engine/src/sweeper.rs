@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use coretex_core::id::{JobId, TenantId};
 use coretex_core::job::Job;
+use coretex_core::job::output::OutputRecord;
 use coretex_core::payload::Payload;
 use coretex_core::time::Timestamp;
-use coretex_store::{CommitError, Order, Range, codec};
+use coretex_store::{CommitError, Index, Order, Range, codec};
 use tokio::time::Instant;
 
 use crate::engine::Engine;
@@ -45,6 +46,7 @@ impl Engine {
                 }
             }
             tokio::select! {
+                biased;
                 () = tokio::time::sleep(pause) => {}
                 _ = trim.tick() => if let Err(error) = self.trim_log().await {
                     tracing::warn!(%error, "log not trimmed");
@@ -61,32 +63,28 @@ impl Engine {
     /// Deletes the oldest ended jobs whose time has come, at most one round of them; how many
     /// were looked at.
     async fn sweep_round(&self) -> Result<usize> {
-        let now = self.now();
-        let kept_since = now - self.options().retention.jobs;
-        let excess = self.over_budget().await?;
-        let before = if excess > 0 { now } else { kept_since };
-        let range = Range {
-            index: keyspace::ENDED,
-            start: bytes::Bytes::new(),
-            end: Some(before.to_be_bytes().to_vec().into()),
-        };
-        let ended = self.ended(range, ROUND, Order::Ascending).await?;
-        let names: Vec<_> = ended
-            .into_iter()
-            .enumerate()
-            .filter(|(place, (end, ..))| *place < excess || *end < kept_since)
-            .map(|(_, (_, tenant, id))| (tenant, id))
-            .collect();
+        let retention = &self.options().retention;
+        let [ended, dead] = self.over_budget().await?;
+        let mut names = self
+            .overdue(keyspace::ENDED, retention.jobs, ended, ROUND)
+            .await?;
+        if names.len() < ROUND {
+            let (kept, room) = (retention.of_dead_letters(), ROUND - names.len());
+            names.extend(self.overdue(keyspace::DEAD, kept, dead, room).await?);
+        }
         if names.is_empty() {
             return Ok(0);
         }
         let loaded = self.load_readable(&names).await?;
         let found: Vec<_> = loaded.into_iter().flatten().collect();
+        // After the jobs: of one that has ended nothing more is stored.
+        let streams = self.streams_of(&found).await?;
+        let found = found.into_iter().zip(streams).collect();
         let deleted = std::sync::atomic::AtomicUsize::new(0);
-        self.for_each_bounded(found, |job| {
+        self.for_each_bounded(found, |(job, stream)| {
             let deleted = &deleted;
             async move {
-                match self.delete_job(&job).await {
+                match self.delete_job(&job, stream.as_ref()).await {
                     Ok(()) => {
                         deleted.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
                     }
@@ -103,33 +101,73 @@ impl Engine {
         Ok(names.len())
     }
 
-    /// How many of the oldest ended jobs go before their time, because what has ended takes more
-    /// than the budget. The length of a file says only that it may be so: it stays when jobs go.
-    async fn over_budget(&self) -> Result<usize> {
+    /// The oldest jobs of `index` that have ended longer ago than they are kept, or are among the
+    /// first `excess`; at most `limit`.
+    async fn overdue(
+        &self,
+        index: Index,
+        kept: Duration,
+        excess: usize,
+        limit: usize,
+    ) -> Result<Vec<(TenantId, JobId)>> {
+        let now = self.now();
+        let kept_since = now - kept;
+        let before = if excess > 0 { now } else { kept_since };
+        let range = Range {
+            index,
+            start: bytes::Bytes::new(),
+            end: Some(before.to_be_bytes().to_vec().into()),
+        };
+        let ended = self.ended(range, limit, Order::Ascending).await?;
+        Ok(ended
+            .into_iter()
+            .enumerate()
+            .filter(|(place, (end, ..))| *place < excess || *end < kept_since)
+            .map(|(_, (_, tenant, id))| (tenant, id))
+            .collect())
+    }
+
+    /// How many of the oldest ended jobs go before their time, without and with a dead letter,
+    /// because what has ended takes more than the budget. Those that nobody has to look at go
+    /// first. The length of a file says only that it may be so: it stays when jobs go.
+    async fn over_budget(&self) -> Result<[usize; 2]> {
         let budget = self.options().retention.byte_budget;
         if budget == 0 || self.store().usage().await?.bytes <= budget {
-            return Ok(0);
+            return Ok([0; 2]);
         }
-        let all = Range::all(keyspace::ENDED);
-        let count = self.store().count(self.shard(), &all, u64::MAX).await?;
-        let mut sample = self.ended(all.clone(), SAMPLE, Order::Ascending).await?;
-        sample.extend(self.ended(all, SAMPLE, Order::Descending).await?);
+        let mut counts = [0; 2];
+        let mut sample = Vec::new();
+        for (count, index) in counts.iter_mut().zip([keyspace::ENDED, keyspace::DEAD]) {
+            let all = Range::all(index);
+            *count = self
+                .store()
+                .count(self.shard(), &all, u64::MAX)
+                .await?
+                .value;
+            sample.extend(self.ended(all.clone(), SAMPLE, Order::Ascending).await?);
+            sample.extend(self.ended(all, SAMPLE, Order::Descending).await?);
+        }
         let names: Vec<_> = sample
             .into_iter()
             .map(|(_, tenant, id)| (tenant, id))
             .collect();
-        let sizes: Vec<u64> = self
-            .load_readable(&names)
-            .await?
+        let loaded = self.load_readable(&names).await?;
+        let loaded: Vec<_> = loaded.into_iter().flatten().collect();
+        let streams = self.streams_of(&loaded).await?;
+        let sizes: Vec<u64> = loaded
             .iter()
-            .flatten()
-            .map(|loaded| size_of(&loaded.job))
+            .zip(&streams)
+            .map(|(loaded, stream)| size_of(&loaded.job, stream.as_ref()))
             .collect();
         let Some(each) = sizes.iter().sum::<u64>().checked_div(sizes.len() as u64) else {
-            return Ok(0);
+            return Ok([0; 2]);
         };
-        let excess = (count.value * each).saturating_sub(budget).div_ceil(each);
-        Ok(usize::try_from(excess).unwrap_or(usize::MAX))
+        let [ended, dead] = counts;
+        let excess = ((ended + dead) * each)
+            .saturating_sub(budget)
+            .div_ceil(each);
+        let first = excess.min(ended);
+        Ok([first, excess - first].map(|count| usize::try_from(count).unwrap_or(usize::MAX)))
     }
 
     async fn ended(
@@ -166,7 +204,7 @@ impl Engine {
 }
 
 /// About how many bytes an ended job takes in the store.
-fn size_of(job: &Job) -> u64 {
+fn size_of(job: &Job, stream: Option<&OutputRecord>) -> u64 {
     let record = codec::encode(crate::commits::JOB_FORMAT, job).map_or(0, |bytes| bytes.len());
     let apart: u64 = [&job.input, &job.output]
         .into_iter()
@@ -174,5 +212,5 @@ fn size_of(job: &Job) -> u64 {
         .filter(|payload| payload.is_apart())
         .map(Payload::size)
         .sum();
-    BESIDE + record as u64 + apart
+    BESIDE + record as u64 + apart + stream.map_or(0, OutputRecord::size)
 }

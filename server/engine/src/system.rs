@@ -53,6 +53,7 @@ impl Engine {
             usage: usage.unwrap_or_default(),
             bus_engine: self.bus().info().engine,
             bus_healthy: self.bus().healthy(),
+            routing_problem: self.routing_problem_for(caller),
             workers: replicas.iter().map(|replica| replica.workers).sum(),
             queues,
             replicas,
@@ -60,7 +61,7 @@ impl Engine {
     }
 
     /// Waiting jobs of the caller's tenant by topic. Skips from queue to queue.
-    async fn queue_depths(&self, caller: &Caller) -> Result<Queues> {
+    pub(crate) async fn queue_depths(&self, caller: &Caller) -> Result<Queues> {
         let mut depths = Vec::new();
         let mut start = Vec::new();
         for _ in 0..MAX_STEPS {

@@ -1,5 +1,6 @@
 //! The engine's metrics, in one place so that names and labels stay bounded and consistent.
 
+use coretex_core::job::output::{Channel, OutputRecord};
 use coretex_core::job::{Job, JobState};
 use metrics::{counter, histogram};
 
@@ -50,6 +51,31 @@ pub(crate) fn claim_limited() {
 /// Ended jobs were deleted.
 pub(crate) fn swept(count: usize) {
     counter!("coretex_jobs_swept_total").increment(count as u64);
+}
+
+const fn channel_name(channel: Channel) -> &'static str {
+    match channel {
+        Channel::Output => "output",
+        Channel::Log => "log",
+    }
+}
+
+/// A batch of streamed output has been committed.
+pub(crate) fn output_stored(before: &OutputRecord, after: &OutputRecord) {
+    counter!("coretex_output_commits_total").increment(1);
+    for channel in Channel::ALL {
+        let name = channel_name(channel);
+        let (old, new) = (before.channel(channel), after.channel(channel));
+        counter!("coretex_output_bytes_total", "channel" => name)
+            .increment(new.bytes.saturating_sub(old.bytes));
+        counter!("coretex_output_dropped_bytes_total", "channel" => name)
+            .increment(new.dropped_bytes.saturating_sub(old.dropped_bytes));
+    }
+}
+
+/// A piece of streamed output was not taken and has to be sent again.
+pub(crate) fn output_refused() {
+    counter!("coretex_output_refused_total").increment(1);
 }
 
 /// A check found what should not be.

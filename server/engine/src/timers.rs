@@ -93,6 +93,7 @@ impl Engine {
             let now = self.now();
             let pause = self.timers().next().map_or(READ_EVERY, |at| at.since(now));
             tokio::select! {
+                biased;
                 _ = read.tick() => if let Err(error) = self.read_due().await {
                     tracing::warn!(%error, "due index not read; trying again in a second");
                 },

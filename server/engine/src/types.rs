@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use coretex_core::id::{JobId, LeaseId, PoolName, ReplicaId, SessionId, TenantId, Topic, WorkerId};
 use coretex_core::job::history::JobEvent;
+use coretex_core::job::output::{Channel, Chunk, Entry, Position};
 use coretex_core::job::transition::Outcome;
 use coretex_core::job::{Job, JobSpec, JobState, Placement, Priority};
 use coretex_core::payload::Payload;
@@ -16,6 +17,7 @@ use coretex_core::retry::RetryPolicy;
 use coretex_core::routing::LeftOpen;
 use coretex_core::time::Timestamp;
 use coretex_store::{Durability, Usage};
+use serde::Serialize;
 
 pub use worker::{PoolInfo, RunningAttempt, WorkerInfo};
 
@@ -39,7 +41,7 @@ pub struct SubmitJob {
 }
 
 /// What a rerun changes.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct JobEdits {
     /// Another input.
     pub input: Option<Payload>,
@@ -134,6 +136,41 @@ pub enum WatchItem {
         /// Resume after this.
         resume_token: String,
     },
+}
+
+/// Which streamed output is asked for.
+#[derive(Clone, Debug)]
+pub struct ReadOutput {
+    /// Of this attempt; `None` = of all, one after the other.
+    pub attempt: Option<u32>,
+    /// Of these channels.
+    pub channels: Vec<Channel>,
+    /// From where on.
+    pub from: OutputFrom,
+    /// Wait for more until the job has ended.
+    pub follow: bool,
+}
+
+/// Where reading of streamed output begins.
+#[derive(Clone, Copy, Debug)]
+pub enum OutputFrom {
+    /// With the pieces of at least this number, of the attempt that is asked for or of the first.
+    Sequence(u32),
+    /// Right here.
+    Position(Position),
+}
+
+/// One piece of streamed output, or a gap.
+#[derive(Clone, Debug)]
+pub struct OutputItem {
+    /// Of which attempt.
+    pub attempt: u32,
+    /// The piece, or the mark of a gap.
+    pub entry: Entry,
+    /// Pieces and bytes of the channel that were dropped so far; of a gap only.
+    pub dropped: Option<(u64, u64)>,
+    /// Right after it.
+    pub next: Position,
 }
 
 /// Why a job is not running, or how it ended.
@@ -270,6 +307,13 @@ pub enum FromWorker {
         /// For people.
         message: String,
     },
+    /// It streams a piece of output.
+    Output {
+        /// Of what.
+        attempt: AttemptRef,
+        /// The piece. Its time is zero when the worker has not said.
+        chunk: Chunk,
+    },
     /// It is done.
     Result {
         /// With what.
@@ -357,6 +401,17 @@ pub enum ToWorker {
         /// Whether it changed the job.
         applied: bool,
     },
+    /// Streamed output of one channel is stored, or will never be.
+    OutputAck {
+        /// Which attempt.
+        attempt: AttemptRef,
+        /// Which channel.
+        channel: Channel,
+        /// Up to this piece.
+        sequence: u32,
+        /// What came after it was not kept and is to be sent again.
+        resend: bool,
+    },
     /// Reconnect elsewhere and keep what runs.
     Drain {
         /// The connection is closed at this time.
@@ -387,6 +442,8 @@ pub struct SystemStatus {
     pub bus_engine: &'static str,
     /// Whether the bus is connected.
     pub bus_healthy: bool,
+    /// Why the routing tables in force are not what their source holds now; `None` = they are.
+    pub routing_problem: Option<String>,
     /// Workers connected to any replica.
     pub workers: u32,
     /// Waiting jobs of the caller's tenant.

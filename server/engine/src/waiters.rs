@@ -128,6 +128,7 @@ impl Engine {
         loop {
             let next = deadline.min(Instant::now() + REREAD_EVERY);
             tokio::select! {
+                biased;
                 told = &mut wait.receiver => if let Ok(loaded) = told { return Ok(loaded) },
                 () = tokio::time::sleep_until(next) => {}
                 () = self.stopping().cancelled() => return self.load(&tenant, &id).await,

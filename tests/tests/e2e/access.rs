@@ -42,7 +42,14 @@ const MAY_CALL: &[(&str, &[&str])] = &[
     ("AccessService/ListApiKeys", &["admin", "auditor"]),
     ("AccessService/RevokeApiKey", &["admin"]),
     ("AccessService/WhoAmI", &ROLES),
+    ("DlqService/DeleteDlqEntry", OPERATORS),
+    ("DlqService/GetDlqEntry", READERS),
+    ("DlqService/ListDlqEntries", READERS),
+    ("DlqService/PurgeDlq", OPERATORS),
+    ("DlqService/RetryDlqEntries", OPERATORS),
+    ("DlqService/RetryDlqEntry", OPERATORS),
     ("JobService/CancelJob", SUBMITTERS),
+    ("JobService/CancelJobs", SUBMITTERS),
     ("JobService/CountJobs", READERS),
     ("JobService/DiagnoseJob", READERS),
     ("JobService/GetJob", READERS),
@@ -51,6 +58,7 @@ const MAY_CALL: &[(&str, &[&str])] = &[
     ("JobService/ListJobEvents", READERS),
     ("JobService/ListJobs", READERS),
     ("JobService/RerunJob", SUBMITTERS),
+    ("JobService/RerunJobs", SUBMITTERS),
     ("JobService/SubmitJob", SUBMITTERS),
     ("JobService/SubmitJobs", SUBMITTERS),
     ("JobService/WaitJob", READERS),
@@ -65,6 +73,7 @@ const MAY_CALL: &[(&str, &[&str])] = &[
     ("WorkerService/ListWorkers", READERS),
     ("WorkerService/OpenSession", &["admin", "worker"]),
 ];
+const OPERATORS: &[&str] = &["admin", "operator"];
 const SUBMITTERS: &[&str] = &["admin", "operator", "submitter"];
 const READERS: &[&str] = &[
     "admin",

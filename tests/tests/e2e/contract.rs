@@ -43,6 +43,7 @@ impl Bad {
 /// need no line: [`by_kind`] knows.
 const BAD: &[(&str, Bad)] = &[
     ("*.job_id", Bad::Text("a b")),
+    ("*.entry_id", Bad::Text("a b")),
     ("*.parent_job_id", Bad::Text("a b")),
     ("*.worker_id", Bad::Text("a b")),
     ("*.key_id", Bad::Text("a b")),
@@ -62,7 +63,10 @@ const BAD: &[(&str, Bad)] = &[
     ("Budget.max_input_tokens", Bad::Number(-1.0)),
     ("Budget.max_output_tokens", Bad::Number(-1.0)),
     ("Budget.max_total_tokens", Bad::Number(-1.0)),
+    ("*.rate", Bad::Number(-1.0)),
+    ("*.reason_codes", Bad::Text("")),
     ("CancelJobRequest.reason", Bad::Long(5_000)),
+    ("CancelJobsRequest.reason", Bad::Long(5_000)),
     ("CapAttributes.adapter_id", Bad::Text("\n")),
     ("CapAttributes.step_index", Bad::Number(-1.0)),
     ("CapContextHints.max_input_tokens", Bad::Number(-1.0)),
@@ -71,7 +75,7 @@ const BAD: &[(&str, Bad)] = &[
     ("CreateApiKeyRequest.roles", Bad::Text("emperor")),
     ("JobConcurrency.key", Bad::NotBuilt("key")),
     ("JobEdits.remove_labels", Bad::Text("")),
-    ("JobFilter.principal_id", Bad::Text("\n")),
+    ("*.principal_id", Bad::Text("\n")),
     ("JobFilter.run_id", Bad::NotBuilt("run")),
     ("JobFilter.trace_id", Bad::Text("\n")),
     ("JobMetadata.actor_id", Bad::Text("\n")),
@@ -87,6 +91,8 @@ const BAD: &[(&str, Bad)] = &[
     ("McpCall.tool", Bad::Text("\n")),
     ("Payload.artifact_id", Bad::NotBuilt("a-1")),
     ("Payload.content_type", Bad::Text("\n")),
+    ("ReadJobOutputRequest.attempt", Bad::Number(-1.0)),
+    ("ReadJobOutputRequest.from_sequence", Bad::Number(-1.0)),
     ("RetryPolicy.jitter", Bad::Number(1.5)),
     ("RetryPolicy.max_attempts", Bad::Number(-1.0)),
     ("RetryPolicy.multiplier", Bad::Number(0.5)),
@@ -98,9 +104,16 @@ const BAD: &[(&str, Bad)] = &[
 /// Fields that hold nothing wrong, with the reason. May only shrink.
 const NEVER_WRONG: &[(&str, &str)] = &[
     ("CancelJobRequest.force", "both values of a flag are good"),
+    ("CancelJobsRequest.force", "both values of a flag are good"),
+    ("*.all", "both values of a flag are good"),
+    ("*.dry_run", "both values of a flag are good"),
     ("DrainWorkerRequest.undo", "both values of a flag are good"),
     (
         "ListApiKeysRequest.show_inactive",
+        "both values of a flag are good",
+    ),
+    (
+        "ReadJobOutputRequest.follow",
         "both values of a flag are good",
     ),
     (
@@ -157,7 +170,7 @@ impl Case {
 }
 
 /// What requests cannot do without.
-const REQUIRED: [(&str, &str); 2] = [("topic", "job.x"), ("job_id", "j-1")];
+const REQUIRED: [(&str, &str); 3] = [("topic", "job.x"), ("job_id", "j-1"), ("entry_id", "j-1")];
 
 fn build(fields: &[FieldDescriptor], bad: Value, complete: bool) -> DynamicMessage {
     let (field, rest) = fields.split_first().unwrap();
@@ -180,6 +193,11 @@ fn build(fields: &[FieldDescriptor], bad: Value, complete: bool) -> DynamicMessa
         if let Some(required) = required.filter(|_| complete) {
             message.set_field(&required, Value::String(good.to_owned()));
         }
+    }
+    // An operation on many says that it means all of them, or what to select.
+    let all = message.descriptor().get_field_by_name("all");
+    if let Some(all) = all.filter(|_| complete) {
+        message.set_field(&all, Value::Bool(true));
     }
     message
 }

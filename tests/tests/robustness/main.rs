@@ -10,4 +10,5 @@ mod bystander;
 mod calls;
 mod frames;
 mod limits;
+mod output;
 mod workers;

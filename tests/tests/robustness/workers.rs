@@ -6,9 +6,8 @@ use std::time::Duration;
 
 use coretex::proto::{
     AttemptRef, CreateApiKeyRequest, ErrorReason, GetJobRequest, JobFilter, JobState,
-    ListJobEventsRequest, ListJobsRequest, ListWorkersRequest, OutputChannel, Payload,
-    WorkerCapacity, WorkerHello, WorkerOutput, WorkerProgress, WorkerReject, WorkerStarted,
-    open_session_request::Message as Out,
+    ListJobEventsRequest, ListJobsRequest, ListWorkersRequest, Payload, WorkerCapacity,
+    WorkerHello, WorkerProgress, WorkerReject, WorkerStarted, open_session_request::Message as Out,
 };
 use coretex::{Client, Code, Error, JobExt};
 use coretex_tests::cluster::server::Options;
@@ -138,49 +137,6 @@ async fn a_flood_of_progress_is_kept_small() {
     });
     let events = events.await.unwrap().events;
     assert!(events.len() <= 64, "{} events", events.len());
-}
-
-#[tokio::test]
-async fn output_is_refused_as_not_available_and_the_attempt_is_not_lost() {
-    let scene = Scene::start(Options::new()).await;
-    let channel = scene.server.channel().await;
-    let opened = RawWorker::open(channel.clone(), "", hello("job.talks", 1)).await;
-    let mut worker = opened.unwrap();
-    let job_id = submit(&scene.client, "job.talks").await;
-    let attempt = attempt_of(&worker.assignment().await);
-    let output = WorkerOutput {
-        tenant_id: attempt.tenant_id.clone(),
-        job_id: attempt.job_id.clone(),
-        attempt: attempt.attempt,
-        lease_id: attempt.lease_id.clone(),
-        sequence: 1,
-        channel: OutputChannel::Log.into(),
-        chunk: "a line".into(),
-        time: None,
-    };
-    worker.stream.say(Out::Output(output)).await;
-    let error = Error::from(worker.stream.end().await);
-    assert_eq!(error.code(), Code::Unimplemented, "{error:?}");
-    assert_eq!(
-        error.reason(),
-        Some(ErrorReason::FeatureNotAvailable),
-        "{error:?}"
-    );
-    assert_eq!(error.metadata()["field"], "output");
-
-    let again = WorkerHello {
-        running: vec![attempt.clone()],
-        ..hello("job.talks", 1)
-    };
-    let mut worker = RawWorker::open(channel, "", again).await.unwrap();
-    assert_eq!(worker.welcome.kept, std::slice::from_ref(&attempt));
-    worker.stream.say(success(&attempt, result("said"))).await;
-    assert!(worker.acknowledged(&attempt.lease_id).await);
-    let job = get(&scene.client, &job_id).await;
-    assert_eq!(
-        (job.output_as::<String>().unwrap().as_str(), job.attempt),
-        ("said", 1)
-    );
 }
 
 /// Everything that may be said about an attempt.

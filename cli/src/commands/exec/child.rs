@@ -5,6 +5,7 @@
 //! is also the number of the group, cannot be given to anybody else, and a signal cannot hit a
 //! stranger. Whoever drops a run kills the whole group.
 
+use std::collections::VecDeque;
 use std::future::Future;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -12,6 +13,7 @@ use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use command_fds::{CommandFdExt, FdMapping};
+use futures::future::BoxFuture;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::unix::pipe;
@@ -46,8 +48,9 @@ pub(super) struct Run<'a> {
 pub(super) trait Listener: Sync {
     /// It has reported progress.
     fn progress(&self, percent: i32, message: String);
-    /// It has written a line to stderr.
-    fn log(&self, line: &str);
+    /// It has written a line to stderr. Until this returns no more is read, and in the end the
+    /// program waits.
+    fn log<'a>(&'a self, line: &'a str) -> BoxFuture<'a, ()>;
 }
 
 /// How a run ended.
@@ -118,15 +121,23 @@ pub(super) async fn run(
         tokio::try_join!(
             feed(child.stdin.take(), &run.input),
             collect(output.as_mut(), &mut stdout, run.max_output),
-            read_lines(child.stderr.take(), |line| {
-                tail.push(line);
-                listener.log(line);
-            }),
-            read_lines(Some(progress), |line| {
-                if report.update(line) {
-                    listener.progress(report.percent, report.message.clone());
+            async {
+                let mut lines = Lines::of(child.stderr.take());
+                while let Some(line) = lines.next().await {
+                    tail.push(&line);
+                    listener.log(&line).await;
                 }
-            }),
+                Ok(())
+            },
+            async {
+                let mut lines = Lines::of(Some(progress));
+                while let Some(line) = lines.next().await {
+                    if report.update(&line) {
+                        listener.progress(report.percent, report.message.clone());
+                    }
+                }
+                Ok(())
+            },
         )
     };
     let (mut overflowed, mut stopped, mut drained) = (false, false, false);
@@ -238,22 +249,40 @@ async fn collect(
     Ok(())
 }
 
-async fn read_lines(
-    source: Option<impl AsyncRead + Unpin>,
-    mut line: impl FnMut(&str),
-) -> Result<(), Overflow> {
-    let Some(mut source) = source else {
-        return Ok(());
-    };
-    let mut splitter = Splitter::default();
-    let mut chunk = vec![0; CHUNK];
-    while let Ok(count) = source.read(&mut chunk).await
-        && count > 0
-    {
-        splitter.push(&chunk[..count], &mut line);
+/// The lines of a pipe, read no faster than they are taken.
+struct Lines<R> {
+    source: Option<R>,
+    splitter: Splitter,
+    chunk: Vec<u8>,
+    ready: VecDeque<String>,
+}
+
+impl<R: AsyncRead + Unpin> Lines<R> {
+    fn of(source: Option<R>) -> Self {
+        Self {
+            source,
+            splitter: Splitter::default(),
+            chunk: vec![0; CHUNK],
+            ready: VecDeque::new(),
+        }
     }
-    splitter.finish(&mut line);
-    Ok(())
+
+    async fn next(&mut self) -> Option<String> {
+        while self.ready.is_empty() {
+            let source = self.source.as_mut()?;
+            // What cannot be read any more counts as the end.
+            let count = source.read(&mut self.chunk).await.unwrap_or(0);
+            let ready = &mut self.ready;
+            let line = |line: &str| ready.push_back(line.to_owned());
+            if count == 0 {
+                self.source = None;
+                self.splitter.finish(line);
+            } else {
+                self.splitter.push(&self.chunk[..count], line);
+            }
+        }
+        self.ready.pop_front()
+    }
 }
 
 #[cfg(test)]

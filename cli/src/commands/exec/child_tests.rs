@@ -13,6 +13,8 @@ use std::os::unix::process::ExitStatusExt;
 use rustix::process::test_kill_process;
 use tokio::sync::watch;
 
+use futures::FutureExt;
+
 use super::*;
 
 #[derive(Default)]
@@ -45,8 +47,9 @@ impl Listener for Ears {
             .send_modify(|heard| heard.push(format!("{percent} {message}")));
     }
 
-    fn log(&self, line: &str) {
+    fn log<'a>(&'a self, line: &'a str) -> BoxFuture<'a, ()> {
         self.heard.send_modify(|heard| heard.push(line.to_owned()));
+        std::future::ready(()).boxed()
     }
 }
 

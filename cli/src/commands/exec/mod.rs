@@ -13,6 +13,8 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use coretex::{Context, Job, JobFailure, Output, Payload, PayloadExt, Worker};
+use futures::FutureExt;
+use futures::future::BoxFuture;
 
 use super::Cx;
 use crate::args::worker::{Exec, Stdout};
@@ -159,9 +161,10 @@ impl Listener for JobListener<'_> {
         self.context.progress(percent, message);
     }
 
-    fn log(&self, line: &str) {
+    fn log<'a>(&'a self, line: &'a str) -> BoxFuture<'a, ()> {
         self.ui
             .note(&format!("[{}] {}", self.context.job_id(), clean(line)));
+        self.context.log(line).boxed()
     }
 }
 

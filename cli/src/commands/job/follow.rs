@@ -14,7 +14,7 @@ use crate::output::Ui;
 use crate::view::job::{error, state_name};
 
 /// Flags that mean nothing without waiting are refused.
-pub(super) fn check(how: &Follow) -> Result<(), Failure> {
+pub(in crate::commands) fn check(how: &Follow) -> Result<(), Failure> {
     let limits = &how.limits;
     if how.watch && limits.result_only {
         return Err(Failure::usage(
@@ -88,11 +88,8 @@ fn result(output: &Payload) -> Result<Vec<u8>, Failure> {
 
 /// How a wait ended, as exit code and message.
 fn conclude(job: &Job, limits: &WaitLimits) -> Result<Exit, Failure> {
-    if job.succeeded() {
-        return Ok(Exit::Done);
-    }
     if job.ended() {
-        return Err(ended_badly(job));
+        return end(job);
     }
     if limits.no_approval_wait && job.state() == JobState::ApprovalRequired {
         return Err(Failure::new(
@@ -106,6 +103,15 @@ fn conclude(job: &Job, limits: &WaitLimits) -> Result<Exit, Failure> {
         "it goes on; wait again with: coretexctl job wait {}",
         job.job_id
     )))
+}
+
+/// How a job that has ended did, as exit code and message.
+pub(super) fn end(job: &Job) -> Result<Exit, Failure> {
+    if job.succeeded() {
+        Ok(Exit::Done)
+    } else {
+        Err(ended_badly(job))
+    }
 }
 
 fn ended_badly(job: &Job) -> Failure {

@@ -4,6 +4,8 @@ mod batch;
 mod batch_line;
 mod follow;
 mod input;
+mod many;
+mod output;
 mod request;
 mod submit;
 mod wait;
@@ -12,7 +14,7 @@ mod watch;
 use coretex::proto::{
     CancelJobRequest, CountJobsRequest, DiagnoseJobRequest, GetJobRequest, JobFilter,
     ListJobAttemptsRequest, ListJobDecisionsRequest, ListJobEventsRequest, ListJobsRequest,
-    ListJobsResponse,
+    ListJobsResponse, OutputChannel,
 };
 use coretex::proto_time::duration_from_std;
 use coretex::{Job, JobState, JobView};
@@ -20,6 +22,10 @@ use coretex::{Job, JobState, JobView};
 use super::Cx;
 use crate::args::job::{Filter, Verb};
 use crate::failure::{Exit, Failure};
+
+pub(super) use follow::check as check_follow;
+pub(super) use request::edits;
+pub(super) use submit::submitted;
 
 /// The most jobs that a server puts on one page.
 const MAX_PAGE: usize = 1_000;
@@ -36,6 +42,10 @@ pub(super) async fn run(cx: &Cx<'_>, verb: &Verb) -> Result<Exit, Failure> {
         } => {
             return watch::watch(cx, job_id.as_deref(), filter, resume_token.as_deref()).await;
         }
+        Verb::Output { read } => {
+            return output::read(cx, read, OutputChannel::Output).await;
+        }
+        Verb::Logs { read } => return output::read(cx, read, OutputChannel::Log).await,
         Verb::Get { id, basic } => {
             let view = if *basic {
                 JobView::Basic
@@ -67,17 +77,15 @@ pub(super) async fn run(cx: &Cx<'_>, verb: &Verb) -> Result<Exit, Failure> {
             cx.ui
                 .show(&cx.client.count_jobs(CountJobsRequest { filter }).await?)?;
         }
-        Verb::Cancel {
-            id,
-            reason,
-            grace,
-            force,
-        } => {
+        Verb::Cancel(args) => {
+            if let Some(filter) = many::filter(&args.which, &args.pace)? {
+                return Box::pin(many::cancel(cx, args, filter)).await;
+            }
             let request = CancelJobRequest {
-                job_id: id.job_id.clone(),
-                reason: reason.clone().unwrap_or_default(),
-                grace: grace.map(duration_from_std),
-                force: *force,
+                job_id: args.which.job_id.clone().unwrap_or_default(),
+                reason: args.reason.clone().unwrap_or_default(),
+                grace: args.grace.map(duration_from_std),
+                force: args.force,
             };
             let answer = cx.client.cancel_job(request).await?;
             let job = answer.job.ok_or_else(|| Failure::incomplete("job"))?;

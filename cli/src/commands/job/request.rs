@@ -9,7 +9,7 @@ use coretex::proto::{
 use coretex::proto_time::duration_from_std;
 
 use super::input;
-use crate::args::job::{Placement, Policy, Rerun, Retry, Submit};
+use crate::args::job::{Edits, Placement, Policy, Rerun, Retry, Submit};
 use crate::args::value;
 use crate::failure::Failure;
 
@@ -159,7 +159,8 @@ pub(super) fn fill(request: &mut SubmitJobRequest, flags: &SubmitJobRequest) {
     }
 }
 
-pub(super) fn rerun(args: &Rerun) -> Result<RerunJobRequest, Failure> {
+/// How a new job differs from the one that it repeats; `None` = not at all.
+pub(in crate::commands) fn edits(args: &Edits) -> Result<Option<JobEdits>, Failure> {
     let mut edits = JobEdits {
         input: input::payload(&args.input)?,
         topic: args.topic.clone(),
@@ -171,9 +172,13 @@ pub(super) fn rerun(args: &Rerun) -> Result<RerunJobRequest, Failure> {
     if let Some(priority) = args.priority {
         edits.set_priority(priority.into());
     }
+    Ok((edits != JobEdits::default()).then_some(edits))
+}
+
+pub(super) fn rerun(args: &Rerun, job_id: &str) -> Result<RerunJobRequest, Failure> {
     Ok(RerunJobRequest {
-        job_id: args.id.job_id.clone(),
-        edits: (edits != JobEdits::default()).then_some(edits),
+        job_id: job_id.to_owned(),
+        edits: edits(&args.edits)?,
         idempotency_key: text(args.idempotency_key.as_ref()),
     })
 }

@@ -2,7 +2,7 @@
 
 use coretex::Job;
 
-use super::{batch, follow, request};
+use super::{batch, follow, many, request};
 use crate::args::job::{Rerun, Submit};
 use crate::commands::Cx;
 use crate::failure::{Exit, Failure};
@@ -22,12 +22,17 @@ pub(super) async fn submit(cx: &Cx<'_>, args: &Submit) -> Result<Exit, Failure> 
 }
 
 pub(super) async fn rerun(cx: &Cx<'_>, args: &Rerun) -> Result<Exit, Failure> {
+    if let Some(filter) = many::filter(&args.which, &args.pace)? {
+        return many::rerun(cx, args, filter).await;
+    }
     follow::check(&args.follow)?;
-    let answer = cx.client.rerun_job(request::rerun(args)?).await?;
+    let job_id = args.which.job_id.as_deref().unwrap_or_default();
+    let answer = cx.client.rerun_job(request::rerun(args, job_id)?).await?;
     submitted(cx, answer.job, answer.replayed, &args.follow).await
 }
 
-async fn submitted(
+/// Does with a new job what was asked for.
+pub(in crate::commands) async fn submitted(
     cx: &Cx<'_>,
     job: Option<Job>,
     replayed: bool,

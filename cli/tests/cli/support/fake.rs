@@ -4,6 +4,7 @@ use std::future::Future;
 use std::pin::Pin;
 
 use coretex::proto::access_service_server::AccessService;
+use coretex::proto::dlq_service_server::DlqService;
 use coretex::proto::job_service_server::JobService;
 use coretex::proto::system_service_server::SystemService;
 use coretex::proto::worker_service_server::WorkerService;
@@ -76,6 +77,7 @@ macro_rules! fake {
             /// Keeps watches open.
             watches: Mutex<Vec<mpsc::Sender<Result<WatchJobsResponse, Status>>>>,
             pub(crate) watch: Hook<WatchJobsRequest, Watched>,
+            pub(crate) output: Hook<ReadJobOutputRequest, Vec<ReadJobOutputResponse>>,
             $(pub(crate) $name: Hook<$request, $response>,)+
         }
     };
@@ -94,6 +96,14 @@ fake! {
     list_job_decisions: ListJobDecisionsRequest => ListJobDecisionsResponse;
     list_job_attempts: ListJobAttemptsRequest => ListJobAttemptsResponse;
     rerun_job: RerunJobRequest => RerunJobResponse;
+    cancel_jobs: CancelJobsRequest => Vec<CancelJobsResponse>;
+    rerun_jobs: RerunJobsRequest => Vec<RerunJobsResponse>;
+    list_dlq_entries: ListDlqEntriesRequest => ListDlqEntriesResponse;
+    get_dlq_entry: GetDlqEntryRequest => GetDlqEntryResponse;
+    retry_dlq_entry: RetryDlqEntryRequest => RetryDlqEntryResponse;
+    retry_dlq_entries: RetryDlqEntriesRequest => Vec<RetryDlqEntriesResponse>;
+    delete_dlq_entry: DeleteDlqEntryRequest => DeleteDlqEntryResponse;
+    purge_dlq: PurgeDlqRequest => Vec<PurgeDlqResponse>;
     list_workers: ListWorkersRequest => ListWorkersResponse;
     get_worker: GetWorkerRequest => GetWorkerResponse;
     drain_worker: DrainWorkerRequest => DrainWorkerResponse;
@@ -140,9 +150,49 @@ macro_rules! hooked {
     };
 }
 
+type Messages<T> = ReceiverStream<Result<T, Status>>;
+
+/// A stream that says these and ends.
+fn messages<T>(all: Vec<T>) -> Response<Messages<T>> {
+    let (send, stream) = mpsc::channel(all.len() + 1);
+    for message in all {
+        let _ = send.try_send(Ok(message));
+    }
+    Response::new(ReceiverStream::new(stream))
+}
+
 #[tonic::async_trait]
 impl JobService for Fake {
     type WatchJobsStream = ReceiverStream<Result<WatchJobsResponse, Status>>;
+    type CancelJobsStream = Messages<CancelJobsResponse>;
+    type RerunJobsStream = Messages<RerunJobsResponse>;
+    type ReadJobOutputStream = ReceiverStream<Result<ReadJobOutputResponse, Status>>;
+
+    async fn cancel_jobs(
+        &self,
+        request: Request<CancelJobsRequest>,
+    ) -> Result<Response<Self::CancelJobsStream>, Status> {
+        self.cancel_jobs.call(request.into_inner()).map(messages)
+    }
+
+    async fn rerun_jobs(
+        &self,
+        request: Request<RerunJobsRequest>,
+    ) -> Result<Response<Self::RerunJobsStream>, Status> {
+        self.rerun_jobs.call(request.into_inner()).map(messages)
+    }
+
+    async fn read_job_output(
+        &self,
+        request: Request<ReadJobOutputRequest>,
+    ) -> Result<Response<Self::ReadJobOutputStream>, Status> {
+        let pieces = self.output.call(request.into_inner())?;
+        let (send, stream) = mpsc::channel(pieces.len() + 1);
+        for piece in pieces {
+            let _ = send.try_send(Ok(piece));
+        }
+        Ok(Response::new(ReceiverStream::new(stream)))
+    }
 
     async fn watch_jobs(
         &self,
@@ -172,6 +222,35 @@ impl JobService for Fake {
         list_job_decisions(ListJobDecisionsRequest) -> ListJobDecisionsResponse;
         list_job_attempts(ListJobAttemptsRequest) -> ListJobAttemptsResponse;
         rerun_job(RerunJobRequest) -> RerunJobResponse;
+    }
+}
+
+#[tonic::async_trait]
+impl DlqService for Fake {
+    type RetryDlqEntriesStream = Messages<RetryDlqEntriesResponse>;
+    type PurgeDlqStream = Messages<PurgeDlqResponse>;
+
+    async fn retry_dlq_entries(
+        &self,
+        request: Request<RetryDlqEntriesRequest>,
+    ) -> Result<Response<Self::RetryDlqEntriesStream>, Status> {
+        self.retry_dlq_entries
+            .call(request.into_inner())
+            .map(messages)
+    }
+
+    async fn purge_dlq(
+        &self,
+        request: Request<PurgeDlqRequest>,
+    ) -> Result<Response<Self::PurgeDlqStream>, Status> {
+        self.purge_dlq.call(request.into_inner()).map(messages)
+    }
+
+    hooked! {
+        list_dlq_entries(ListDlqEntriesRequest) -> ListDlqEntriesResponse;
+        get_dlq_entry(GetDlqEntryRequest) -> GetDlqEntryResponse;
+        retry_dlq_entry(RetryDlqEntryRequest) -> RetryDlqEntryResponse;
+        delete_dlq_entry(DeleteDlqEntryRequest) -> DeleteDlqEntryResponse;
     }
 }
 

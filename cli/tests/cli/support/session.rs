@@ -81,7 +81,7 @@ impl FakeSession {
         }));
     }
 
-    async fn any(&mut self) -> Option<FromWorker> {
+    pub(crate) async fn any(&mut self) -> Option<FromWorker> {
         let message = tokio::time::timeout(PATIENCE, self.from_worker.message()).await;
         message.unwrap().ok().flatten()?.message
     }

@@ -38,6 +38,7 @@ impl Table {
                 continue;
             };
             entry.disowned = Some(Disowned::Silent);
+            entry.attempt.stream.abandon();
             if matches!(entry.phase, Phase::Running) {
                 let stop = &entry.attempt.stop;
                 stop.request(CancelReason::Revoked, now + STOP_GRACE);
@@ -45,6 +46,7 @@ impl Table {
                 self.conclude(lease, None, now);
             }
         }
+        self.list_all_output();
         let mut finished = Vec::new();
         for (lease, entry) in &self.entries {
             match &entry.phase {

@@ -50,6 +50,7 @@ const fn kind(kind: EventType) -> v1::JobEventType {
         EventType::TimedOut => v1::JobEventType::TimedOut,
         EventType::LateResult => v1::JobEventType::LateResult,
         EventType::SlotReleased => v1::JobEventType::SlotReleased,
+        EventType::DeadLetterSettled => v1::JobEventType::DeadLetterSettled,
     }
 }
 

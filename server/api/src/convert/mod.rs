@@ -2,10 +2,13 @@
 //! ([`crate::validate`]), so that no rule is written twice.
 
 pub(crate) mod access;
+pub(crate) mod bulk;
 pub(crate) mod diagnosis;
+pub(crate) mod dlq;
 pub(crate) mod history;
 pub(crate) mod job;
 pub(crate) mod json;
+pub(crate) mod output;
 pub(crate) mod pause;
 pub(crate) mod payload;
 pub(crate) mod policy;

@@ -45,7 +45,7 @@ fn read_filter(fields: &mut Fields, filter: v1::JobFilter) -> JobFilter {
 }
 
 /// Reads a list of states.
-fn states(fields: &mut Fields, numbers: &[i32]) -> Vec<JobState> {
+pub(crate) fn states(fields: &mut Fields, numbers: &[i32]) -> Vec<JobState> {
     let states = fields.values::<v1::JobState>("states", numbers);
     states.into_iter().filter_map(read_state).collect()
 }

@@ -7,7 +7,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use bytes::Bytes;
 use coretex_core::id::{LeaseId, PoolName, TenantId, WorkerId};
+use coretex_core::job::output::{Channel, Chunk, MAX_CHUNK};
 use coretex_core::job::transition::Outcome;
 use coretex_core::job::{ErrorSource, Job, JobError};
 use coretex_engine::{AttemptRef, FromWorker, Hello, Limits, MAX_LABELS, ToWorker, Welcome};
@@ -16,7 +18,7 @@ use coretex_proto::v1::open_session_request::Message as Request;
 use coretex_proto::v1::open_session_response::Message as Response;
 
 use super::job::{self, View};
-use super::{count, duration, payload, policy, submit, time, worker};
+use super::{count, duration, output, payload, policy, submit, time, worker};
 use crate::problem::{Problem, Result};
 use crate::status::shorten;
 use crate::validate::{Fields, MAX_LIST, MAX_NAME, MAX_TEXT, MAX_TIMEOUT, check};
@@ -102,9 +104,8 @@ pub(crate) fn message(message: v1::OpenSessionRequest, limits: &Limits) -> Resul
     };
     let read = match message {
         Request::Hello(_) => return Err(Problem::HelloExpected),
-        Request::Output(_) => {
-            let fields = vec!["output".to_owned()];
-            return Err(Problem::NotAvailable { fields });
+        Request::Output(output) => {
+            check(|fields| fields.within("output", |fields| read_output(fields, output)))
         }
         Request::Heartbeat(heartbeat) => check(|fields| FromWorker::Heartbeat {
             active_jobs: fields.count("heartbeat.active_jobs", heartbeat.active_jobs, u32::MAX),
@@ -202,6 +203,41 @@ fn read_progress(fields: &mut Fields, progress: v1::WorkerProgress) -> FromWorke
         attempt: attempt_ref(fields, &tenant, &job, attempt, &lease),
         percent: u8::try_from(percent).unwrap_or(100),
         message: shorten(&message, MAX_TEXT).to_owned(),
+    }
+}
+
+fn read_output(fields: &mut Fields, output: v1::WorkerOutput) -> FromWorker {
+    let v1::WorkerOutput {
+        tenant_id: tenant,
+        job_id: job,
+        attempt,
+        lease_id: lease,
+        sequence,
+        channel,
+        chunk,
+        time,
+    } = output;
+    let named = fields.value::<v1::OutputChannel>("channel", channel);
+    let channel = named.and_then(output::channel).unwrap_or_else(|| {
+        fields.refuse_once("channel", "must be OUTPUT or LOG");
+        Channel::Log
+    });
+    if sequence == 0 {
+        fields.refuse("sequence", "must be at least 1");
+    }
+    if chunk.len() > MAX_CHUNK {
+        fields.refuse("chunk", format!("must be at most {MAX_CHUNK} bytes"));
+    }
+    FromWorker::Output {
+        attempt: attempt_ref(fields, &tenant, &job, attempt, &lease),
+        chunk: Chunk {
+            channel,
+            sequence: fields.count("sequence", sequence, i32::MAX.unsigned_abs()),
+            // The engine knows when it has arrived.
+            time: fields.time("time", time).unwrap_or_default(),
+            // A copy: what was received holds on to the buffer of the connection.
+            data: Bytes::copy_from_slice(&chunk),
+        },
     }
 }
 
@@ -367,6 +403,23 @@ pub(crate) fn write(message: ToWorker) -> v1::OpenSessionResponse {
                 attempt,
                 lease_id,
                 applied,
+            })
+        }
+        ToWorker::OutputAck {
+            attempt,
+            channel,
+            sequence,
+            resend,
+        } => {
+            let (tenant_id, job_id, attempt, lease_id) = parts(&attempt);
+            Response::OutputAck(v1::ServerOutputAck {
+                tenant_id,
+                job_id,
+                attempt,
+                lease_id,
+                sequence: count(sequence),
+                channel: output::write_channel(channel).into(),
+                resend,
             })
         }
         ToWorker::Drain { deadline } => Response::Drain(v1::ServerDrain {

@@ -18,8 +18,6 @@ use crate::validate::{Fields, MAX_LIST, MAX_NAME, MAX_TIMEOUT};
 
 /// The most often a job may be handed out again after losses.
 const MAX_REDISPATCH: u32 = 1_000;
-/// How far a pause is off where the caller gives a policy and does not say.
-const DEFAULT_JITTER: f64 = 0.2;
 /// The shortest clock that makes sense; zero would end everything at once.
 const SHORTEST: Duration = Duration::from_nanos(1);
 
@@ -267,7 +265,7 @@ fn retry(fields: &mut Fields, from: Option<v1::RetryPolicy>) -> Option<RetryPoli
             initial_backoff,
             multiplier,
             max_backoff,
-            jitter: from.jitter.unwrap_or(DEFAULT_JITTER),
+            jitter: from.jitter.unwrap_or(RetryPolicy::DEFAULT_JITTER),
             non_retryable_codes: codes(fields, from.non_retryable_codes),
         };
         for violation in policy.validate().err().unwrap_or_default() {

@@ -35,6 +35,7 @@ pub(crate) fn write(
             used_bytes: bytes(status.usage.bytes),
             limit_bytes: bytes(status.usage.capacity),
         }),
+        config_problem: status.routing_problem.clone().unwrap_or_default(),
     }
 }
 

@@ -89,6 +89,11 @@ pub(crate) fn pool(pool: &PoolInfo) -> v1::Pool {
     v1::Pool {
         pool: pool.pool.to_string(),
         topics: pool.topics.iter().map(ToString::to_string).collect(),
+        topic_patterns: pool
+            .topic_patterns
+            .iter()
+            .map(ToString::to_string)
+            .collect(),
         workers: count(pool.workers),
         capacity: count(pool.capacity),
         active: count(pool.active),

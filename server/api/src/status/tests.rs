@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use coretex_core::id::JobId;
+use coretex_core::id::{JobId, PoolName, Topic};
 use coretex_engine::Violation;
 use tonic_types::StatusExt;
 
@@ -10,13 +10,7 @@ use super::*;
 use crate::methods::code_name;
 
 /// Reasons that nothing gives yet: what they are about is not built.
-const RESERVED: [ErrorReason; 5] = [
-    ErrorReason::EtagMismatch,
-    ErrorReason::ConcurrencyLimitReached,
-    ErrorReason::PoolNotAllowed,
-    ErrorReason::TopicNotAllowed,
-    ErrorReason::ServerNotReady,
-];
+const RESERVED: [ErrorReason; 2] = [ErrorReason::EtagMismatch, ErrorReason::ServerNotReady];
 
 const SECRET: &str = "postgres://user:hunter2@10.0.0.1";
 
@@ -37,6 +31,7 @@ fn problems() -> Vec<Problem> {
             noun: Noun::ApiKey,
             id: id(),
         },
+        Error::no_dlq_entry("j-1"),
         Error::AlreadyExists { id: id() },
         Error::IdempotencyKeyReused {
             job_id: Some(JobId::from_trusted("j-1")),
@@ -55,6 +50,20 @@ fn problems() -> Vec<Problem> {
         Error::RoleNotAllowed { role: id() },
         Error::JobNotEnded,
         Error::TooManyWaitingJobs { limit: 7 },
+        Error::SubmitRateExceeded { retry_after: pause },
+        Error::ConcurrencyLimitReached {
+            key: id(),
+            limit: 1,
+            holders: vec![JobId::from_trusted("j-1")],
+        },
+        Error::PoolNotAllowed {
+            pool: PoolName::from_trusted("pool"),
+        },
+        Error::TopicNotAllowed {
+            topic: Topic::from_trusted("job.a"),
+            pool: PoolName::from_trusted("pool"),
+        },
+        Error::TooManyPauses { limit: 7 },
         Error::TooManyStreams { limit: 7 },
         Error::WatchTooSlow,
         Error::Overloaded { retry_after: pause },
@@ -174,11 +183,18 @@ fn what_a_program_needs_to_go_on_is_in_the_metadata() {
     let reused = |id: Option<&str>| Error::IdempotencyKeyReused {
         job_id: id.map(JobId::from_trusted),
     };
+    let full = Error::ConcurrencyLimitReached {
+        key: "k".to_owned(),
+        limit: 1,
+        holders: ["j-1", "j-2"].map(JobId::from_trusted).into(),
+    };
     for (error, key, value) in [
         (reused(Some("j-1")), "job_id", Some("j-1")),
         (reused(None), "job_id", None),
         (Error::TooManyStreams { limit: 7 }, "limit", Some("7")),
         (Error::TooManyWaitingJobs { limit: 8 }, "limit", Some("8")),
+        (full.clone(), "holders", Some("j-1,j-2")),
+        (full, "key", Some("k")),
     ] {
         let details = of(error.clone().into(), None).get_error_details();
         let found = details.error_info().unwrap().metadata.get(key).cloned();

@@ -3,9 +3,11 @@
 
 mod access;
 mod authorization;
+mod dlq;
 mod jobs;
 mod layers;
 mod lists;
+mod output;
 mod reference;
 mod sessions;
 mod support;

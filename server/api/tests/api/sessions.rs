@@ -68,17 +68,6 @@ async fn one_that_says_nothing_is_sent_away() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn streamed_output_is_not_available() {
-    let harness = Harness::open().await;
-    let mut worker = Worker::connect(&harness, "job.x", 1).await;
-    worker.say(Said::Output(v1::WorkerOutput::default())).await;
-    let status = end(&mut worker).await.unwrap();
-    assert_eq!(status.code(), Code::Unimplemented);
-    assert_eq!(reason(&status), "FEATURE_NOT_AVAILABLE");
-    assert_eq!(metadata(&status, "field").as_deref(), Some("output"));
-}
-
-#[tokio::test(start_paused = true)]
 async fn a_wrong_message_ends_the_session() {
     let harness = Harness::open().await;
     let mut worker = Worker::connect(&harness, "job.x", 1).await;

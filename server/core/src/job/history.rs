@@ -115,6 +115,8 @@ pub enum EventType {
     LateResult,
     /// A worker answered for an attempt that was already over; its slot is free again.
     SlotReleased,
+    /// Somebody dealt with the dead letter: it was retried or thrown away.
+    DeadLetterSettled,
 }
 
 impl EventType {
@@ -141,6 +143,7 @@ impl EventType {
             Self::TimedOut => "timed_out",
             Self::LateResult => "late_result",
             Self::SlotReleased => "slot_released",
+            Self::DeadLetterSettled => "dead_letter_settled",
         }
     }
 }

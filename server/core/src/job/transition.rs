@@ -5,10 +5,11 @@
 //!
 //! What makes a job change is in `trigger`. What a move does to the record is in the module of its
 //! subject: `verdict`, `attempt`, `outcome`, `cancel`, `due`; what all of them write down, in
-//! `record`.
+//! `record`. What becomes of the dead letter of an ended job is in [`dead_letter`].
 
 mod attempt;
 mod cancel;
+pub mod dead_letter;
 mod due;
 mod outcome;
 mod record;

@@ -8,6 +8,9 @@ use std::hash::Hash;
 const UNIT: u64 = 1 << 20;
 /// So many are remembered before those that have no lead any more are forgotten.
 const REMEMBERED: usize = 1_024;
+/// So many are remembered at most: then everybody begins anew. Where every turn is another one's,
+/// nobody has a lead that would be worth remembering.
+const MOST: usize = 16 * REMEMBERED;
 
 /// Whose turn it is.
 #[derive(Clone, Debug)]
@@ -54,7 +57,11 @@ impl<K: Hash + Eq + Clone> Turns<K> {
         if self.ends.len() > self.room {
             let now = self.now;
             self.ends.retain(|_, end| *end > now);
-            self.room = REMEMBERED.max(2 * self.ends.len());
+            if self.ends.len() > MOST {
+                self.now = self.ends.values().copied().max().unwrap_or(now);
+                self.ends.clear();
+            }
+            self.room = REMEMBERED.max(2 * self.ends.len()).min(MOST);
         }
     }
 
@@ -66,6 +73,7 @@ impl<K: Hash + Eq + Clone> Turns<K> {
 }
 
 #[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use std::collections::BTreeMap;
 
@@ -123,6 +131,17 @@ mod tests {
             turns.take(&u32::MAX, 1, 1_000);
         }
         assert!(turns.ends.len() <= 4 * REMEMBERED, "{}", turns.ends.len());
+    }
+
+    #[test]
+    fn a_stream_of_strangers_is_not_remembered_for_ever() {
+        let mut turns = Turns::default();
+        for key in 0..100_000_u32 {
+            let before = turns.start(&u32::MAX);
+            turns.take(&key, 1, 1);
+            assert!(turns.start(&u32::MAX) >= before);
+            assert!(turns.ends.len() <= MOST + 1);
+        }
     }
 
     proptest! {

@@ -89,7 +89,7 @@ impl fmt::Debug for TopicPattern {
 
 /// Values by pattern, found by topic: a tree of tokens, so that a look costs steps by tokens and not
 /// by patterns.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct PatternMap<T> {
     entries: Vec<(TopicPattern, T)>,
     root: Node,
@@ -104,7 +104,7 @@ impl<T> Default for PatternMap<T> {
     }
 }
 
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 struct Node {
     tokens: BTreeMap<String, Node>,
     any: Option<Box<Node>>,

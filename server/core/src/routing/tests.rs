@@ -1,3 +1,5 @@
+//! Tables and properties of routing.
+
 use proptest::prelude::*;
 
 use super::pattern::PatternError;

@@ -4,6 +4,7 @@
 
 mod support;
 
+mod dead_letters;
 mod history;
 mod moves;
 mod random;

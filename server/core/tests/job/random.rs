@@ -117,6 +117,11 @@ fn check(before: &Job, after: &Job, kind: TriggerKind, applied: bool) {
     }
     assert_eq!(after.lease.is_some(), after.state.is_held());
     assert_eq!(after.end_time.is_some(), after.state.is_terminal());
+    let ended_badly = matches!(
+        after.state,
+        JobState::Failed | JobState::Denied | JobState::Timeout
+    );
+    assert_eq!(after.dead_letter.is_some(), ended_badly);
     let leases: Vec<LeaseId> = after.slots().map(|slot| slot.lease_id).collect();
     let distinct: HashSet<LeaseId> = leases.iter().copied().collect();
     assert_eq!(leases.len(), distinct.len(), "one slot a lease");

@@ -1,6 +1,7 @@
 //! The configuration as it would be used, as a TOML file that loads again.
 
 use super::load::{Loaded, Origin};
+use super::routing;
 use super::settings::{SECTIONS, SETTINGS};
 
 /// Prints every value with its origin behind it; secrets are masked, values that are not set are
@@ -17,6 +18,9 @@ pub fn dump(loaded: &Loaded) -> String {
         text.push_str(&format!("\n[{}]\n", info.name));
         section(loaded, info.name, &mut text);
     }
+    let file = loaded.file.as_ref().map(|file| file.path.display());
+    let file = file.map_or_else(String::new, |path| path.to_string());
+    text.push_str(&routing::show(&loaded.config.routing, &one_line(&file)));
     text
 }
 
@@ -24,11 +28,15 @@ fn section(loaded: &Loaded, name: &str, text: &mut String) {
     for setting in SETTINGS.iter().filter(|setting| setting.parts().0 == name) {
         let (_, key) = setting.parts();
         let origin = loaded.origins.get(setting.key).unwrap_or(&Origin::Default);
-        // The name of a file may hold anything, a comment must stay one line.
-        let origin = origin.to_string().replace(char::is_control, "?");
+        let origin = one_line(&origin.to_string());
         match setting.masked(&loaded.config) {
             Some(value) => text.push_str(&format!("{key} = {value} # {origin}\n")),
             None => text.push_str(&format!("# {key} is not set\n")),
         }
     }
+}
+
+/// The name of a file may hold anything, a comment must stay one line.
+fn one_line(origin: &str) -> String {
+    origin.replace(char::is_control, "?")
 }

@@ -35,6 +35,27 @@ pub struct ConfigError {
     pub problems: Vec<Problem>,
 }
 
+/// Problems that [`ConfigError::brief`] names.
+const BRIEF: usize = 20;
+
+impl ConfigError {
+    /// The problems in one line and without hints, for logs and status; the first 20 of them.
+    #[must_use]
+    pub fn brief(&self) -> String {
+        let told = self.problems.iter().take(BRIEF);
+        let mut told: Vec<String> = told
+            .map(|Problem { place, message, .. }| match place.as_str() {
+                "" => message.clone(),
+                place => format!("{place}: {message}"),
+            })
+            .collect();
+        if let Some(more @ 1..) = self.problems.len().checked_sub(BRIEF) {
+            told.push(format!("and {more} more"));
+        }
+        told.join("; ")
+    }
+}
+
 impl From<Problem> for ConfigError {
     fn from(problem: Problem) -> Self {
         Self {

@@ -10,10 +10,15 @@ use super::Config;
 use super::error::Problem;
 use super::load::{Origin, Origins};
 use super::nearest::nearest;
+use super::routing::{self, Finding};
 use super::settings::{self, SECTIONS, SETTINGS, Setting};
 use super::value::Input;
 
-/// Reads `text`, the content of `path`, into `config`.
+/// What the parser says of a key that is there twice; it goes on reading then as if nothing were
+/// wrong.
+const DUPLICATE: &str = "duplicate key";
+
+/// Reads `text`, the content of `path`, into `config`. Complaints come in the order of the file.
 pub(super) fn read(
     path: &Path,
     text: &str,
@@ -26,14 +31,59 @@ pub(super) fn read(
         text,
         config,
         origins,
-        problems,
+        found: Vec::new(),
     };
-    match DeTable::parse(text) {
-        Ok(document) => reader.document(document.get_ref()),
-        Err(error) => {
-            let place = reader.place(error.span().unwrap_or(0..0));
-            reader.problems.push(Problem::new(place, error.message()));
+    let (document, errors) = DeTable::parse_recoverable(text);
+    // What follows from a broken line is no news.
+    if errors.iter().all(|error| error.message() == DUPLICATE) {
+        reader.document(document.get_ref());
+    }
+    for error in errors {
+        reader.refuse(error.span().unwrap_or(0..0), error.message());
+    }
+    let mut found = reader.found;
+    found.sort_by_key(|finding| finding.span.start);
+    let mut places = Places::new(path, text);
+    problems.extend(found.into_iter().map(|finding| Problem {
+        place: places.of(finding.span.start),
+        message: finding.message,
+        hint: finding.hint,
+    }));
+}
+
+/// Tells places of a text as `file:line:column`, counted from 1, columns in characters. Asked in the
+/// order of the text it goes through it once.
+pub(super) struct Places<'a> {
+    path: &'a Path,
+    text: &'a str,
+    /// The beginning of the line of the last place, and its number.
+    start: usize,
+    line: usize,
+}
+
+impl<'a> Places<'a> {
+    pub(super) const fn new(path: &'a Path, text: &'a str) -> Self {
+        Self {
+            path,
+            text,
+            start: 0,
+            line: 1,
         }
+    }
+
+    /// The place of a byte.
+    pub(super) fn of(&mut self, at: usize) -> String {
+        if at < self.start {
+            (self.start, self.line) = (0, 1);
+        }
+        let between = self.text.get(self.start..at).unwrap_or_default();
+        self.line += between.matches('\n').count();
+        if let Some(end) = between.rfind('\n') {
+            self.start += end + 1;
+        }
+        let before = self.text.get(self.start..at).unwrap_or_default();
+        let column = before.chars().count() + 1;
+        format!("{}:{}:{column}", self.path.display(), self.line)
     }
 }
 
@@ -42,22 +92,24 @@ struct Reader<'a> {
     text: &'a str,
     config: &'a mut Config,
     origins: &'a mut Origins,
-    problems: &'a mut Vec<Problem>,
+    found: Vec<Finding>,
 }
 
 impl Reader<'_> {
     fn document(&mut self, document: &DeTable<'_>) {
         for (name, value) in document {
             let key: &str = name.get_ref();
+            if routing::table_named(key).is_some() {
+                continue;
+            }
             let section = settings::section_named(key);
             match (section, value.get_ref()) {
                 (Some(section), DeValue::Table(table)) => self.section(section.name, table),
                 (Some(section), _) => match section.main.and_then(settings::by_key) {
                     Some(setting) => self.value(setting, value),
                     None => {
-                        let place = self.place(name.span());
                         let message = format!("`{key}` is a section: write `[{key}]`");
-                        self.problems.push(Problem::new(place, message));
+                        self.refuse(name.span(), message);
                     }
                 },
                 (None, _) => match settings::by_key(key) {
@@ -66,6 +118,9 @@ impl Reader<'_> {
                 },
             }
         }
+        let (tables, findings) = routing::read(document);
+        self.config.routing = tables;
+        self.found.extend(findings);
     }
 
     fn section(&mut self, section: &str, table: &DeTable<'_>) {
@@ -79,30 +134,24 @@ impl Reader<'_> {
     }
 
     fn value(&mut self, setting: &'static Setting, value: &Spanned<DeValue<'_>>) {
-        let place = self.place(value.span());
         match setting.set(self.config, Input::Toml(value.get_ref())) {
             Ok(()) => {
+                let place = Places::new(self.path, self.text).of(value.span().start);
                 self.origins.insert(setting.key, Origin::File(place));
             }
-            Err(message) => {
-                let message = format!("`{}` {message}", setting.key);
-                self.problems.push(Problem::new(place, message));
-            }
+            Err(message) => self.refuse(value.span(), format!("`{}` {message}", setting.key)),
         }
     }
 
     fn unknown(&mut self, span: Range<usize>, section: &str, name: &str) {
         // The same level first; then the right name at another level.
+        let top = SECTIONS.iter().map(|section| section.name);
+        let tables = routing::keys::TABLES.iter().map(|table| table.name);
         let here: Vec<&str> = SETTINGS
             .iter()
             .filter(|setting| setting.parts().0 == section)
             .map(|setting| setting.parts().1)
-            .chain(
-                SECTIONS
-                    .iter()
-                    .filter(|_| section.is_empty())
-                    .map(|section| section.name),
-            )
+            .chain(top.chain(tables).filter(|_| section.is_empty()))
             .collect();
         let elsewhere = || {
             SETTINGS
@@ -125,25 +174,15 @@ impl Reader<'_> {
             Some(near) => format!("unknown key `{full}`; did you mean `{near}`?"),
             None => format!("unknown key `{full}`"),
         };
-        let problem = Problem::new(self.place(span), message);
-        self.problems.push(match meant {
-            Some(_) => problem,
-            None if section.is_empty() => problem.hint("docs/config.md lists the keys"),
-            None => problem.hint(format!("`{section}` has the keys {}", here.join(", "))),
+        let finding = Finding::new(span, message);
+        self.found.push(match meant {
+            Some(_) => finding,
+            None if section.is_empty() => finding.hint("docs/config.md lists the keys"),
+            None => finding.hint(format!("`{section}` has the keys {}", here.join(", "))),
         });
     }
 
-    /// `file:line:column`, counted from 1, columns in characters.
-    fn place(&self, span: Range<usize>) -> String {
-        let before = self.text.get(..span.start).unwrap_or_default();
-        let line = before.matches('\n').count() + 1;
-        let column = before
-            .rsplit('\n')
-            .next()
-            .unwrap_or_default()
-            .chars()
-            .count()
-            + 1;
-        format!("{}:{line}:{column}", self.path.display())
+    fn refuse(&mut self, span: Range<usize>, message: impl Into<String>) {
+        self.found.push(Finding::new(span, message));
     }
 }

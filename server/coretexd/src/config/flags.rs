@@ -38,7 +38,7 @@ pub struct Flags {
     /// How replicas ring each other: inproc, nats://... or tls://... (TLS) [default: inproc].
     #[arg(long, value_name = "BUS")]
     pub bus: Option<String>,
-    /// Read this TOML file first.
+    /// Read this TOML file first; its routing tables again when it changes, and on SIGHUP.
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// How log lines look: pretty or json [default: pretty].

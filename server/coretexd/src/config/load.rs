@@ -4,14 +4,18 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt;
 use std::fs;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use super::error::{ConfigError, Problem};
 use super::flags::Flags;
 use super::nearest::nearest;
 use super::settings::SETTINGS;
-use super::value::{Durability, Field, Input};
+use super::value::{Durability, Field, Input, Size};
 use super::{Config, file, validate};
+
+/// The largest file: room for every table with all its entries.
+const MAX_FILE_BYTES: u64 = 16 * 1024 * 1024;
 
 /// Variables about the configuration itself, not values of it.
 const META: [&str; 2] = ["CORETEX_CONFIG", "CORETEX_DUMP_CONFIG"];
@@ -89,6 +93,17 @@ impl fmt::Display for Origin {
 /// Origins by key; a missing one is [`Origin::Default`].
 pub type Origins = BTreeMap<&'static str, Origin>;
 
+/// A file that was read.
+#[derive(Clone, Debug)]
+pub struct File {
+    /// Where it is.
+    pub path: PathBuf,
+    /// What it held.
+    pub text: String,
+    /// It can be read again, unlike a pipe.
+    pub regular: bool,
+}
+
 /// A configuration with the origins of its values.
 #[derive(Clone, Debug)]
 pub struct Loaded {
@@ -96,6 +111,8 @@ pub struct Loaded {
     pub config: Config,
     /// Where they come from.
     pub origins: Origins,
+    /// The file, if there is one.
+    pub file: Option<File>,
     /// Whether the caller wants to see it instead of a server.
     pub dump: bool,
 }
@@ -106,6 +123,21 @@ pub struct Loaded {
 /// Everything that is wrong in any source: unknown keys and variables, values that cannot be read,
 /// values that contradict each other.
 pub fn load(flags: &Flags, env: &Environment) -> Result<Loaded, ConfigError> {
+    let path = flags
+        .config
+        .clone()
+        .or_else(|| env.get("CORETEX_CONFIG").map(PathBuf::from));
+    // Without the file everything else would be judged wrongly.
+    let file = path.map(|path| read_file(&path)).transpose()?;
+    load_with(flags, env, file)
+}
+
+/// The same, with a file that has been read.
+pub(super) fn load_with(
+    flags: &Flags,
+    env: &Environment,
+    file: Option<File>,
+) -> Result<Loaded, ConfigError> {
     let mut config = Config::default();
     let mut origins = Origins::new();
     let mut problems = Vec::new();
@@ -113,16 +145,8 @@ pub fn load(flags: &Flags, env: &Environment) -> Result<Loaded, ConfigError> {
         config.data_dir = home;
     }
 
-    let path = flags
-        .config
-        .clone()
-        .or_else(|| env.get("CORETEX_CONFIG").map(PathBuf::from));
-    if let Some(path) = path {
-        match read_file(&path) {
-            Ok(text) => file::read(&path, &text, &mut config, &mut origins, &mut problems),
-            // Without the file everything else would be judged wrongly.
-            Err(problem) => return Err(problem.into()),
-        }
+    if let Some(File { path, text, .. }) = &file {
+        file::read(path, text, &mut config, &mut origins, &mut problems);
     }
     read_env(env, &mut config, &mut origins, &mut problems);
     read_flags(flags, &mut config, &mut origins, &mut problems);
@@ -143,6 +167,7 @@ pub fn load(flags: &Flags, env: &Environment) -> Result<Loaded, ConfigError> {
         Ok(Loaded {
             config,
             origins,
+            file,
             dump,
         })
     } else {
@@ -164,11 +189,36 @@ pub fn default_data_dir(env: &Environment) -> Option<PathBuf> {
         .map(|base| base.join("coretex"))
 }
 
-fn read_file(path: &Path) -> Result<String, Problem> {
-    let place = path.display().to_string();
-    let bytes = fs::read(path)
-        .map_err(|error| Problem::new(&place, format!("cannot read the file: {error}")))?;
-    String::from_utf8(bytes).map_err(|_| Problem::new(&place, "the file is not UTF-8"))
+/// Reads a file that may be a pipe, too.
+pub(super) fn read_file(path: &Path) -> Result<File, Problem> {
+    let whole = path.display().to_string();
+    let failed = |error| Problem::new(&whole, format!("cannot read the file: {error}"));
+    let file = fs::File::open(path).map_err(failed)?;
+    let regular = file.metadata().map_err(failed)?.is_file();
+    let mut bytes = Vec::new();
+    file.take(MAX_FILE_BYTES + 1)
+        .read_to_end(&mut bytes)
+        .map_err(failed)?;
+    if bytes.len() as u64 > MAX_FILE_BYTES {
+        let most = Size::bytes(MAX_FILE_BYTES);
+        return Err(Problem::new(
+            whole,
+            format!("the file is larger than {most}"),
+        ));
+    }
+    match String::from_utf8(bytes) {
+        Ok(text) => Ok(File {
+            path: path.to_owned(),
+            text,
+            regular,
+        }),
+        Err(error) => {
+            let good = error.utf8_error().valid_up_to();
+            let text = String::from_utf8_lossy(error.as_bytes());
+            let place = file::Places::new(path, &text).of(good);
+            Err(Problem::new(place, "the file is not UTF-8"))
+        }
+    }
 }
 
 fn read_env(

@@ -1,13 +1,14 @@
 //! The reference of all settings as Markdown: docs/config.md, which a test keeps current.
 
 use super::Config;
+use super::routing;
 use super::settings::{SECTIONS, SETTINGS, Section, Setting};
 
 const INTRO: &str = "\
 # Configuration of `coretexd`
 
-Generated from `server/coretexd/src/config/settings.rs`; `UPDATE_DOCS=1 cargo test -p coretexd --test
-config_reference` writes it anew.
+Generated from `settings.rs` and `routing/` in `server/coretexd/src/config`; `UPDATE_DOCS=1 cargo test
+-p coretexd --test config_reference` writes it anew.
 
 `coretexd` without arguments is a working single node. What it is told comes, each over the one
 before, from
@@ -27,6 +28,9 @@ this repository: `CORETEX_SERVER`, `CORETEX_API_KEY`, `CORETEX_PROFILE`, `CORETE
 
 `coretexd --dump-config` prints what would be used, where each value comes from, with secrets masked;
 its output is a configuration file.
+
+The tables `topics`, `pools` and `tenants` are read again while the server runs; all other settings
+are those of its start. [Their part of this page](#topics-pools-tenants-the-routing-tables) says how.
 
 Exit codes: 0 clean stop, 1 stopped by a second signal before it was done, 2 usage or configuration,
 3 cannot start (port taken, data directory locked, backend unreachable).
@@ -104,6 +108,8 @@ pub fn markdown() -> String {
         text.push_str("\n\n");
         keys(name, &mut text);
     }
+    text.push('\n');
+    text.push_str(&routing::reference::markdown());
     text
 }
 

@@ -490,11 +490,20 @@ pub static SETTINGS: &[Setting] = &[
         "How long ended jobs and their history are kept."
     ),
     setting!(
+        "retention.dead_letters",
+        "CORETEX_RETENTION_DEAD_LETTERS",
+        None,
+        retention.dead_letters,
+        "How long dead letters are kept, and their jobs with them, unless somebody deals with them \
+         before. Never shorter than `retention.jobs`."
+    ),
+    setting!(
         "retention.byte_budget",
         "CORETEX_RETENTION_BYTE_BUDGET",
         None,
         retention.byte_budget,
-        "Size of the store above which the oldest ended jobs go before their time. 0: no budget."
+        "Size of the store above which the oldest ended jobs go before their time, dead letters \
+         last. 0: no budget."
     ),
     setting!(
         "retention.log_entries",
@@ -538,6 +547,14 @@ pub static SETTINGS: &[Setting] = &[
         None,
         timing.cancel_grace,
         "How long a worker may take to stop a cancelled job where the caller says nothing."
+    ),
+    setting!(
+        "timing.priority_rise",
+        "CORETEX_TIMING_PRIORITY_RISE",
+        None,
+        timing.priority_rise,
+        "How long a job waits until it rises one class of priority, from BATCH to INTERACTIVE and \
+         then before all but CRITICAL, so that nothing starves. `0s`: nothing rises."
     ),
     setting!(
         "timing.drain_timeout",

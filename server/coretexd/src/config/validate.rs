@@ -176,6 +176,7 @@ impl Checker<'_> {
             heartbeat_interval,
             heartbeat_timeout,
             cancel_grace,
+            priority_rise,
             drain_timeout,
         } = config.timing;
         let (second, hour) = (Duration::from_secs(1), Duration::from_secs(3_600));
@@ -192,6 +193,8 @@ impl Checker<'_> {
             Duration::ZERO,
             MAX_CANCEL_GRACE,
         );
+        let week = hour * 24 * 7;
+        self.within("timing.priority_rise", priority_rise, Duration::ZERO, week);
         self.within("timing.drain_timeout", drain_timeout, second, hour);
         if heartbeat_timeout < heartbeat_interval * 2 {
             self.wrong(
@@ -202,6 +205,8 @@ impl Checker<'_> {
         }
         let years = Duration::from_secs(3_650 * 24 * 3_600);
         self.within("retention.jobs", config.retention.jobs, second, years);
+        let dead_letters = config.retention.dead_letters;
+        self.within("retention.dead_letters", dead_letters, second, years);
         if config.retention.log_entries == 0 {
             self.wrong("retention.log_entries", "must be at least 1", None);
         }

@@ -14,7 +14,7 @@ use toml::de::DeValue;
 
 pub use secret::{Backend, Headers};
 pub use units::Size;
-pub(crate) use units::show_duration;
+pub(crate) use units::{parse_rate, show_duration, show_rate};
 
 /// A value as it was written.
 #[derive(Clone, Copy, Debug)]
@@ -46,7 +46,7 @@ pub trait Field: Sized {
 }
 
 /// A text as a TOML string.
-fn quoted(text: &str) -> String {
+pub(super) fn quoted(text: &str) -> String {
     toml::Value::String(text.to_owned()).to_string()
 }
 
@@ -225,7 +225,8 @@ fn list(input: Input<'_>) -> Result<Vec<String>, String> {
     }
 }
 
-fn show_list<'a>(items: impl IntoIterator<Item = &'a str>) -> String {
+/// A list of texts as TOML.
+pub(super) fn show_list<'a>(items: impl IntoIterator<Item = &'a str>) -> String {
     let items: Vec<_> = items.into_iter().map(quoted).collect();
     format!("[{}]", items.join(", "))
 }

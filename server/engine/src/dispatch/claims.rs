@@ -33,12 +33,12 @@ impl Engine {
         loop {
             let mut all = false;
             tokio::select! {
-                () = self.dispatcher().woken() => {}
+                biased;
                 _ = reread.tick() => {
                     self.dispatcher().lock().look_again(self.tick());
                     all = self.has_peers();
-                    self.make_room_for_waiting().await;
                 }
+                () = self.dispatcher().woken() => {}
             }
             loop {
                 self.rest().await;

@@ -9,7 +9,7 @@ pub(crate) mod pick;
 pub(crate) mod session;
 pub(crate) mod slots;
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -40,10 +40,10 @@ const MAX_REPLACING: usize = 64;
 /// The view.
 #[derive(Debug, Default)]
 pub(crate) struct State {
-    pub(crate) sessions: HashMap<SessionId, SessionState>,
+    pub(crate) sessions: BTreeMap<SessionId, SessionState>,
     by_topic: HashMap<Topic, BTreeSet<SessionId>>,
-    pub(crate) queues: HashMap<Topic, Queue>,
-    pub(crate) slots: HashMap<LeaseId, Slot>,
+    pub(crate) queues: BTreeMap<Topic, Queue>,
+    pub(crate) slots: BTreeMap<LeaseId, Slot>,
     /// Leases of dispatches whose commits are under way.
     pub(crate) dispatching: HashSet<LeaseId>,
     /// Jobs whose claim is being committed.
@@ -54,15 +54,15 @@ pub(crate) struct State {
     pub(crate) drains: u64,
     /// Workers whose sessions ended with attempts out, as they were then: as long as those are lost
     /// sessions.
-    pub(crate) departed: HashMap<SessionId, WorkerInfo>,
+    pub(crate) departed: BTreeMap<SessionId, WorkerInfo>,
     lost: Vec<LostSession>,
     /// Attempts that were perhaps committed and surely not sent, and since when.
-    unsent: HashMap<LeaseId, (HeldEntry, Tick)>,
+    unsent: BTreeMap<LeaseId, (HeldEntry, Tick)>,
     /// How often in a row claims were refused at once, and until when they rest for it.
     refusals: u32,
     pub(crate) claims_rest_until: Tick,
     /// Held entries without a slot at the last comparison.
-    suspect_entries: HashSet<(SessionId, LeaseId)>,
+    suspect_entries: BTreeSet<(SessionId, LeaseId)>,
     tie: u64,
     /// The tables in force.
     pub(crate) routing: Arc<Routing>,

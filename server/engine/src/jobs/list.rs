@@ -19,29 +19,29 @@ use crate::types::{JobCount, JobPage, PageRequest};
 use crate::{Error, JobFilter, Result, keyspace};
 
 /// Records read for one page at most; then the page ends, short or empty, with a token.
-const SCAN: usize = 5_000;
+pub(crate) const SCAN: usize = 5_000;
 /// Records read at once.
-const BATCH: usize = 500;
+pub(crate) const BATCH: usize = 500;
 /// Bytes of one page; a response may have 3.5 MiB.
-const PAGE_BYTES: usize = 3 * 1024 * 1024;
+pub(crate) const PAGE_BYTES: usize = 3 * 1024 * 1024;
 /// Counting reads this many records at most.
 const COUNT_SCAN: usize = 100_000;
 
 /// Where a list goes on.
 #[derive(Serialize, Deserialize)]
-struct Token {
+pub(crate) struct Token {
     /// Of filter, view and tenant.
-    list: [u8; 8],
-    time: Timestamp,
-    id: JobId,
+    pub(crate) list: [u8; 8],
+    pub(crate) time: Timestamp,
+    pub(crate) id: JobId,
 }
 
 impl Token {
-    fn encode(&self) -> Result<String> {
+    pub(crate) fn encode(&self) -> Result<String> {
         Ok(BASE64.encode(codec::encode(1, self)?))
     }
 
-    fn decode(text: &str, list: [u8; 8]) -> Result<Self> {
+    pub(crate) fn decode(text: &str, list: [u8; 8]) -> Result<Self> {
         let bytes = BASE64.decode(text).map_err(|_| Error::PageTokenInvalid)?;
         let (_, token) = codec::decode::<Self>(&bytes).map_err(|_| Error::PageTokenInvalid)?;
         if token.list == list {
@@ -53,7 +53,7 @@ impl Token {
 }
 
 /// The list that a token belongs to.
-fn list_id(tenant: &TenantId, filter: &JobFilter) -> Result<[u8; 8]> {
+pub(crate) fn list_id(tenant: &TenantId, filter: &impl Serialize) -> Result<[u8; 8]> {
     let digest = Sha256::digest(codec::encode(1, &(tenant, filter))?);
     let mut id = [0; 8];
     id.copy_from_slice(&digest[..8]);
@@ -70,8 +70,8 @@ pub(crate) fn narrowed(caller: &Caller, filter: &JobFilter) -> JobFilter {
 }
 
 /// Whether the caller asks for somebody else's jobs without the right to see them.
-fn is_forbidden(caller: &Caller, filter: &JobFilter) -> bool {
-    caller.own_jobs_only() && filter.principal_id != caller.principal_id
+pub(crate) fn is_forbidden(caller: &Caller, principal_id: &str) -> bool {
+    caller.own_jobs_only() && principal_id != caller.principal_id
 }
 
 impl Engine {
@@ -96,7 +96,7 @@ impl Engine {
         let resume_token = self.resume_token_now().await?;
         let mut jobs = Vec::new();
         let mut next = None;
-        if !is_forbidden(caller, filter) {
+        if !is_forbidden(caller, &filter.principal_id) {
             let mut scan = Scan::new(self, &caller.tenant, filter);
             scan.after = after.map(|token| (token.time, token.id));
             let mut bytes = 0;
@@ -153,7 +153,7 @@ impl Engine {
     /// `Unavailable`, `DataLoss`.
     pub async fn count_jobs(&self, caller: &Caller, filter: &JobFilter) -> Result<JobCount> {
         let filter = &narrowed(caller, filter);
-        if is_forbidden(caller, filter) {
+        if is_forbidden(caller, &filter.principal_id) {
             return Ok(JobCount {
                 count: 0,
                 capped: false,
@@ -221,7 +221,7 @@ fn countable(tenant: &TenantId, filter: &JobFilter) -> Option<Index> {
 }
 
 /// About how many bytes a job takes in a response, rather too many than too few.
-fn size_of(loaded: &Loaded, full: bool) -> usize {
+pub(crate) fn size_of(loaded: &Loaded, full: bool) -> usize {
     let job = &*loaded.job;
     let payload = |payload: &Option<Payload>| match payload {
         Some(payload) if full => usize::try_from(payload.size()).unwrap_or(usize::MAX),
@@ -270,22 +270,30 @@ fn size_of(loaded: &Loaded, full: bool) -> usize {
         .saturating_add(payload(&job.output))
 }
 
-type Position = (Timestamp, JobId);
+pub(crate) type Position = (Timestamp, JobId);
 
-/// A walk over the smallest index that holds everything a filter can match.
-struct Scan<'a> {
+/// A walk over indexes of a tenant whose members are a time and a job.
+pub(crate) struct Scan<'a> {
     engine: &'a Engine,
     tenant: &'a TenantId,
     indexes: Vec<Index>,
-    newest: Option<Timestamp>,
-    oldest: Timestamp,
-    after: Option<Position>,
-    read: usize,
-    ended: bool,
+    /// Only members before this time.
+    pub(crate) newest: Option<Timestamp>,
+    /// Only members from this time on.
+    pub(crate) oldest: Timestamp,
+    /// In which direction it walks.
+    pub(crate) order: Order,
+    /// What it goes on after.
+    pub(crate) after: Option<Position>,
+    /// Records that were read.
+    pub(crate) read: usize,
+    /// Nothing is left.
+    pub(crate) ended: bool,
 }
 
 impl<'a> Scan<'a> {
-    fn new(engine: &'a Engine, tenant: &'a TenantId, filter: &JobFilter) -> Self {
+    /// A walk over the smallest index that holds everything that `filter` can match.
+    pub(crate) fn new(engine: &'a Engine, tenant: &'a TenantId, filter: &JobFilter) -> Self {
         let indexes = match filter.topics.as_slice() {
             _ if filter.is_open_only() => {
                 vec![keyspace::open_waiting(tenant), keyspace::open_held(tenant)]
@@ -293,20 +301,45 @@ impl<'a> Scan<'a> {
             [topic] => vec![keyspace::topic(tenant, topic)],
             _ => vec![keyspace::all(tenant)],
         };
+        let mut scan = Self::over(engine, tenant, indexes);
+        scan.newest = filter.created_before;
+        scan.oldest = filter.created_after.unwrap_or(Timestamp::ZERO);
+        scan
+    }
+
+    /// A walk over these indexes, from their ends.
+    pub(crate) fn over(engine: &'a Engine, tenant: &'a TenantId, indexes: Vec<Index>) -> Self {
         Self {
             engine,
             tenant,
             indexes,
-            newest: filter.created_before,
-            oldest: filter.created_after.unwrap_or(Timestamp::ZERO),
+            newest: None,
+            oldest: Timestamp::ZERO,
+            order: Order::Descending,
             after: None,
             read: 0,
             ended: false,
         }
     }
 
-    /// The next jobs, newest first; `None` at the end.
-    async fn next_batch(
+    /// From where to where there is still something to read.
+    fn rest(&self) -> (Member, Option<Member>) {
+        let time = |time: Timestamp| Member::copy_from_slice(&time.to_be_bytes());
+        let (start, end) = (time(self.oldest), self.newest.map(time));
+        match (&self.after, self.order) {
+            (None, _) => (start, end),
+            (Some((time, id)), Order::Descending) => (start, Some(keyspace::by_time(*time, id))),
+            (Some((time, id)), Order::Ascending) => {
+                // The next possible member: no id holds a zero.
+                let mut next = keyspace::by_time(*time, id).to_vec();
+                next.push(0);
+                (next.into(), end)
+            }
+        }
+    }
+
+    /// The next jobs, in order; `None` at the end.
+    pub(crate) async fn next_batch(
         &mut self,
         wanted: usize,
     ) -> Result<Option<Vec<(Position, Option<Loaded>)>>> {
@@ -314,13 +347,7 @@ impl<'a> Scan<'a> {
             return Ok(None);
         }
         let limit = wanted.clamp(16, BATCH);
-        let end: Option<Member> = match &self.after {
-            Some((time, id)) => Some(keyspace::by_time(*time, id)),
-            None => self
-                .newest
-                .map(|time| Member::copy_from_slice(&time.to_be_bytes())),
-        };
-        let start = Member::copy_from_slice(&self.oldest.to_be_bytes());
+        let (start, end) = self.rest();
         let ranges: Vec<Range> = self
             .indexes
             .iter()
@@ -332,11 +359,14 @@ impl<'a> Scan<'a> {
             .collect();
         let store = self.engine.store();
         let read = store
-            .range(self.engine.shard(), &ranges, limit, Order::Descending)
+            .range(self.engine.shard(), &ranges, limit, self.order)
             .await?;
         let full = read.value.iter().any(|members| members.len() == limit);
         let mut members: Vec<Member> = read.value.into_iter().flatten().collect();
-        members.sort_unstable_by(|a, b| b.cmp(a));
+        match self.order {
+            Order::Ascending => members.sort_unstable(),
+            Order::Descending => members.sort_unstable_by(|a, b| b.cmp(a)),
+        }
         members.dedup();
         if full {
             members.truncate(limit);

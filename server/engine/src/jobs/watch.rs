@@ -114,6 +114,7 @@ impl Engine {
             let _permit = permit;
             let stop = watch.engine.stopping().clone();
             let ended = tokio::select! {
+                biased;
                 ended = watch.run(from) => ended,
                 () = stop.cancelled() => Err(Error::Draining),
                 () = opened.useless() => Err(Error::CredentialInvalid),

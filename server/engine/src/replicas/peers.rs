@@ -1,7 +1,7 @@
 //! What replicas tell each other over the bus. Every message may be lost: each only makes somebody
 //! look sooner at what the store says.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -41,6 +41,9 @@ enum Told {
 struct Ended {
     from: ReplicaId,
     job_ids: Vec<JobId>,
+    /// Concurrency keys under which they counted.
+    #[serde(default)]
+    keys: Vec<String>,
 }
 
 /// How long ends are gathered: a message for every job costs three replicas more than the job is
@@ -61,7 +64,7 @@ impl Engine {
             HeldKey::of(job).filter(|key| key.replica != own).collect()
         };
         let (old, new) = (before.map(of).unwrap_or_default(), of(after));
-        let owners: HashSet<&ReplicaId> = old
+        let owners: BTreeSet<&ReplicaId> = old
             .symmetric_difference(&new)
             .map(|key| &key.replica)
             .collect();
@@ -73,10 +76,12 @@ impl Engine {
             self.tell_peer(owner, &told);
         }
         if after.state.is_terminal() && !before.is_some_and(|before| before.state.is_terminal()) {
+            let lease = before.and_then(|before| before.lease.as_ref());
+            let key = lease.map_or_else(String::new, |lease| lease.concurrency_key.clone());
             let mut ends = self.replicas().ends.lock();
             ends.entry(after.tenant.clone())
                 .or_default()
-                .push(after.id.clone());
+                .push((after.id.clone(), key));
             drop(ends);
             self.replicas().ended.notify_one();
         }
@@ -90,9 +95,11 @@ impl Engine {
             let ends = std::mem::take(&mut *self.replicas().ends.lock());
             for (tenant, job_ids) in ends {
                 for part in job_ids.chunks(ENDS) {
+                    let keys = part.iter().map(|(_, key)| key);
                     let ended = Ended {
                         from: self.replica(),
-                        job_ids: part.to_vec(),
+                        job_ids: part.iter().map(|(id, _)| id.clone()).collect(),
+                        keys: keys.filter(|key| !key.is_empty()).cloned().collect(),
                     };
                     match codec::encode(FORMAT, &ended) {
                         Ok(payload) => self.publish(subject::event(tenant.as_str()), payload),
@@ -153,7 +160,7 @@ impl Engine {
         }
     }
 
-    fn publish(&self, subject: String, payload: Bytes) {
+    pub(crate) fn publish(&self, subject: String, payload: Bytes) {
         let engine = self.clone();
         self.spawn_work(async move {
             if let Err(error) = engine.bus().publish(&subject, payload).await {
@@ -179,6 +186,7 @@ impl Engine {
                 tokio::time::sleep(LOOK_EVERY).await;
             };
             tokio::select! {
+                biased;
                 () = heard => {}
                 () = renamed => {}
             }
@@ -239,10 +247,15 @@ impl Engine {
         }
         self.ring_log();
         let tenant = TenantId::from_trusted(&tenant);
-        if self.dispatcher().lock().gates.left_elsewhere(&tenant) {
+        let count = u32::try_from(ended.job_ids.len()).unwrap_or(u32::MAX);
+        let mut state = self.dispatcher().lock();
+        let opened = state.gates.left_elsewhere(&tenant, &ended.keys, count);
+        drop(state);
+        if opened {
             self.dispatcher().wake();
         }
         for job_id in ended.job_ids {
+            self.outputs().ring(&tenant, &job_id);
             if self.waiters().waits_for(&tenant, &job_id) {
                 self.fall_behind(tenant.clone(), job_id);
             }

@@ -21,7 +21,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(250);
 const PROGRESS_EVERY: Duration = Duration::from_secs(1);
 
 /// How an attempt that a worker names stands in this replica.
-enum Held {
+pub(crate) enum Held {
     /// The worker's session has it; with the job as last written, while the attempt is current.
     Here(Option<Loaded>),
     /// Another session has it.
@@ -69,6 +69,7 @@ impl Engine {
             } => {
                 self.progressed(session, &attempt, Progress { percent, message });
             }
+            FromWorker::Output { attempt, chunk } => self.streamed(session, &attempt, chunk),
             FromWorker::Result {
                 attempt,
                 outcome,
@@ -108,7 +109,7 @@ impl Engine {
     }
 
     /// What is known of an attempt that a worker names.
-    fn held_by(&self, session: &SessionId, attempt: &AttemptRef) -> Held {
+    pub(crate) fn held_by(&self, session: &SessionId, attempt: &AttemptRef) -> Held {
         let state = self.dispatcher().lock();
         match state.slots.get(&attempt.lease_id) {
             None => Held::Unknown,
@@ -146,43 +147,13 @@ impl Engine {
                 self.tell(session, ToWorker::Revoke { attempt, reason });
             }
             Some(false) => {}
-            Some(true) => self.confirm_start(session, attempt, now).await,
+            Some(true) => {
+                let (engine, session) = (self.clone(), session.clone());
+                self.spawn_work(async move {
+                    engine.confirm_start(&session, attempt, now).await;
+                });
+            }
         }
-    }
-
-    /// Jobs that must never start late run only after the start is written.
-    async fn confirm_start(
-        &self,
-        session: &SessionId,
-        attempt: AttemptRef,
-        at: coretex_core::time::Timestamp,
-    ) {
-        let lease_id = attempt.lease_id;
-        let changed = self
-            .change(&attempt.tenant, &attempt.job_id, None, |job, now| {
-                apply(job, Trigger::Started { lease_id, at }, now)
-            })
-            .await;
-        let running = match changed {
-            Ok(Ok(_)) => true,
-            Ok(Err((_, loaded))) => {
-                loaded.job.holds(lease_id) && loaded.job.state == JobState::Running
-            }
-            Err(error) => {
-                tracing::warn!(%error, job_id = %attempt.job_id, "start not confirmed");
-                // Unsure is no: the worker may not begin, and the attempt times out or is lost.
-                false
-            }
-        };
-        let message = if running {
-            ToWorker::StartConfirmed(attempt)
-        } else {
-            ToWorker::Revoke {
-                attempt,
-                reason: "the start was not confirmed".to_owned(),
-            }
-        };
-        self.tell(session, message);
     }
 
     fn progressed(&self, session: &SessionId, attempt: &AttemptRef, progress: Progress) {

@@ -9,6 +9,7 @@ use coretex_store::{Order, Range};
 use crate::access::Caller;
 use crate::dispatch::state::session::SessionState;
 use crate::engine::Engine;
+use crate::routing::{patterns_by_pool, pools_of_table};
 use crate::types::{PageRequest, PoolInfo, RunningAttempt, WorkerInfo};
 use crate::{Error, Noun, Result, keyspace};
 
@@ -241,8 +242,8 @@ impl Engine {
         Ok(worker)
     }
 
-    /// Lists the pools of the connected workers that belong to the caller's tenant or serve it, by
-    /// name.
+    /// Lists the pools of the connected workers that belong to the caller's tenant or serve it, and
+    /// those of the table of pools that its tenant may use, by name.
     ///
     /// # Errors
     /// `PageTokenInvalid`, `Unavailable`.
@@ -251,23 +252,17 @@ impl Engine {
         caller: &Caller,
         page: PageRequest,
     ) -> Result<(Vec<PoolInfo>, String)> {
-        let mut pools: BTreeMap<PoolName, PoolInfo> = BTreeMap::new();
+        let routing = self.routing();
+        let mut pools: BTreeMap<PoolName, PoolInfo> = pools_of_table(&routing, &caller.tenant)
+            .map(|pool| (pool.clone(), PoolInfo::new(pool.clone())))
+            .collect();
         for worker in self.workers_of(caller) {
             if !worker.connected {
                 continue;
             }
             let pool = pools
                 .entry(worker.pool.clone())
-                .or_insert_with(|| PoolInfo {
-                    pool: worker.pool.clone(),
-                    topics: Vec::new(),
-                    workers: 0,
-                    capacity: 0,
-                    active: 0,
-                    waiting: 0,
-                    waiting_capped: false,
-                    paused: false,
-                });
+                .or_insert_with(|| PoolInfo::new(worker.pool.clone()));
             pool.workers += 1;
             pool.capacity = pool.capacity.saturating_add(worker.max_parallel_jobs);
             pool.active = pool.active.saturating_add(worker.active_jobs);
@@ -290,6 +285,15 @@ impl Engine {
                         .as_ref()
                         .is_none_or(|name| *name == caller.tenant)
             });
+        }
+        let mut patterns = patterns_by_pool(&routing, &caller.tenant);
+        for pool in &mut pools {
+            pool.topic_patterns = patterns.remove(&pool.pool).unwrap_or_default();
+        }
+        let (workless, served): (Vec<_>, Vec<_>) =
+            pools.iter_mut().partition(|pool| pool.workers == 0);
+        self.count_for_workless(caller, workless).await?;
+        for pool in served {
             for topic in &pool.topics {
                 let mut prefix = keyspace::queue_prefix(topic);
                 prefix.extend_from_slice(&coretex_core::queue::tenant_prefix(&caller.tenant));
@@ -300,6 +304,33 @@ impl Engine {
             }
         }
         Ok((pools, next))
+    }
+
+    /// Counts what waits for pools without workers: jobs whose topic names the pool in the table.
+    async fn count_for_workless(&self, caller: &Caller, pools: Vec<&mut PoolInfo>) -> Result<()> {
+        let named = pools
+            .into_iter()
+            .filter(|one| !one.topic_patterns.is_empty());
+        let mut named: BTreeMap<PoolName, &mut PoolInfo> =
+            named.map(|one| (one.pool.clone(), one)).collect();
+        if named.is_empty() {
+            return Ok(());
+        }
+        let queues = self.queue_depths(caller).await?;
+        let routing = self.routing();
+        for queue in &queues.depths {
+            let rule = routing.route(&queue.topic, &caller.tenant).rule();
+            for pool in rule.map(|rule| rule.pools.as_slice()).unwrap_or_default() {
+                if let Some(pool) = named.get_mut(pool) {
+                    pool.waiting = pool.waiting.saturating_add(queue.waiting);
+                    pool.waiting_capped |= queue.capped;
+                }
+            }
+        }
+        for pool in named.into_values() {
+            pool.waiting_capped |= queues.capped;
+        }
+        Ok(())
     }
 }
 

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use coretex_core::id::{JobId, PoolName, ReplicaId, SessionId, TenantId, Topic, WorkerId};
 use coretex_core::placement::{Tenants, WorkerView};
 use coretex_core::routing::Routing;
+use coretex_core::routing::pattern::TopicPattern;
 use coretex_core::time::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -84,13 +85,15 @@ pub struct RunningAttempt {
     pub attempt: u32,
 }
 
-/// A pool of connected workers.
+/// A pool: of connected workers, of the table of pools, or of both.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PoolInfo {
     /// Its name.
     pub pool: PoolName,
     /// Topics its workers take.
     pub topics: Vec<Topic>,
+    /// Patterns of the topic table that name it and are open to the caller's tenant.
+    pub topic_patterns: Vec<TopicPattern>,
     /// Connected workers.
     pub workers: u32,
     /// Slots in all.
@@ -103,4 +106,21 @@ pub struct PoolInfo {
     pub waiting_capped: bool,
     /// Whether it hands out nothing to the caller's tenant.
     pub paused: bool,
+}
+
+impl PoolInfo {
+    /// One that has nothing yet.
+    pub(crate) const fn new(pool: PoolName) -> Self {
+        Self {
+            pool,
+            topics: Vec::new(),
+            topic_patterns: Vec::new(),
+            workers: 0,
+            capacity: 0,
+            active: 0,
+            waiting: 0,
+            waiting_capped: false,
+            paused: false,
+        }
+    }
 }

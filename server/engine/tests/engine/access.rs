@@ -337,6 +337,7 @@ fn the_role_table_gives_each_what_it_needs_and_no_more() {
         [
             "jobs.submit",
             "jobs.read",
+            "jobs.output",
             "jobs.cancel",
             "workers.connect",
             "workers.drain",
@@ -348,21 +349,22 @@ fn the_role_table_gives_each_what_it_needs_and_no_more() {
         .filter(|permission| grants(role, permission))
         .collect()
     };
-    assert_eq!(may(Role::Admin).len(), 7);
+    assert_eq!(may(Role::Admin).len(), 9);
     assert_eq!(
         may(Role::Operator),
         [
             "jobs.submit",
             "jobs.read",
+            "jobs.output",
             "jobs.cancel",
             "workers.drain",
             "pools.pause"
         ]
     );
-    assert_eq!(may(Role::Approver), ["jobs.read"]);
+    assert_eq!(may(Role::Approver), ["jobs.read", "jobs.output"]);
     assert_eq!(
         may(Role::Submitter),
-        ["jobs.submit", "jobs.read", "jobs.cancel"]
+        ["jobs.submit", "jobs.read", "jobs.output", "jobs.cancel"]
     );
     assert_eq!(may(Role::Worker), ["workers.connect"]);
     assert_eq!(may(Role::Viewer), ["jobs.read"]);

@@ -1,22 +1,21 @@
 //! A store that fails, forgets to answer and answers late: every job still ends once.
 //!
-//! Whole lives of jobs, with a fault at each commit, are in [`lives`]. Here are a store that is away,
-//! and faults at what is written beside: renewals, adoptions, assignments that are given back.
-//! [`robot`] is who asks until it is answered.
+//! One fault at each point of whole lives is for the simulation (`tests/simulation`). Here are many
+//! jobs on a bad store, a store that is away, and faults at what is written beside: renewals,
+//! adoptions, assignments that are given back. [`robot`] is who asks until it is answered.
 
-mod lives;
 mod robot;
 
 use coretex_core::job::JobState;
 use coretex_engine::{PageRequest, SubmitJob};
 use coretex_store::CommitError;
-use coretex_store::layers::Fault;
+use coretex_store::layers::{Fault, FaultRates};
 use tokio::time::Instant;
 
 use crate::support::{
     ADMIN, Bench, Setup, hello, id, keyed, millis, pass, request, secs, succeeded,
 };
-use robot::Robot;
+use robot::{Robot, submit_for_sure};
 
 fn faults() -> Vec<Fault> {
     vec![
@@ -252,4 +251,68 @@ async fn a_caller_that_goes_away_leaves_a_job_that_runs() {
     assert_eq!(attempt.job_id, id("j"));
     assert!(worker.succeed(&attempt).await);
     bench.audit().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hundred_jobs_on_a_bad_store_all_end_once() {
+    for seed in 0..6 {
+        let bench = Bench::with(Setup {
+            seed,
+            resend: seed % 2 == 0,
+            ..Setup::default()
+        })
+        .await;
+        let mut robot = Robot::new(&bench).await;
+        bench.faulty.rates(FaultRates {
+            before: 0.05,
+            after: 0.05,
+            late: 0.05,
+            delay: 0.2,
+            longest_delay: millis(400),
+        });
+        let submits = async {
+            let mut ids = Vec::new();
+            for number in 0..100 {
+                let job = keyed("job.a", &format!("k{number}"));
+                ids.push(submit_for_sure(&bench, &job).await);
+            }
+            ids
+        };
+        let found = std::cell::RefCell::new(None);
+        let submit = async {
+            *found.borrow_mut() = Some(submits.await);
+        };
+        let work = robot.work(&bench, secs(600), async || {
+            let accepted = found.borrow().is_some();
+            let open = coretex_engine::JobFilter {
+                states: JobState::ALL
+                    .into_iter()
+                    .filter(|state| !state.is_terminal())
+                    .collect(),
+                ..coretex_engine::JobFilter::default()
+            };
+            accepted && bench.engine.count_jobs(&ADMIN, &open).await.unwrap().count == 0
+        });
+        tokio::join!(submit, work);
+        bench.faulty.rates(FaultRates::default());
+        robot.work(&bench, secs(30), async || false).await;
+        let audit = bench.audit().await;
+        assert_eq!(audit.jobs.len(), 100, "seed {seed}");
+        for job in &audit.jobs {
+            assert_eq!(
+                job.state,
+                JobState::Succeeded,
+                "seed {seed}: {:?}",
+                job.events
+            );
+            assert_eq!(
+                (job.failures, job.redispatches),
+                (0, 0),
+                "seed {seed}: {:?}",
+                job.events
+            );
+        }
+        assert!(audit.held.is_empty(), "seed {seed}");
+        slots_agree(&bench).await;
+    }
 }

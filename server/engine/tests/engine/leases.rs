@@ -369,6 +369,25 @@ async fn a_start_that_cannot_be_committed_is_not_confirmed() {
     bench.audit().await;
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_start_that_cannot_be_committed_yet_is_confirmed_later() {
+    let bench = Bench::new().await;
+    let mut worker = bench.connect(hello("w", &["job.a"], 1)).await;
+    let job = with("job.a", |spec| spec.confirm_start = true);
+    let job = bench.job_of(job).await;
+    let attempt = worker.assignment().await;
+    bench.faulty.take_down();
+    worker.started(&attempt).await;
+    // Nothing that the worker would take for the end of the attempt.
+    worker.quiet(secs(3)).await;
+    bench.faulty.restore();
+    assert!(matches!(worker.next().await, ToWorker::StartConfirmed(one) if one == attempt));
+    assert!(worker.succeed(&attempt).await);
+    let job = bench.job(&job).await;
+    assert_eq!((job.state, job.failures), (JobState::Succeeded, 0));
+    bench.audit().await;
+}
+
 static CALLER: std::sync::LazyLock<coretex_engine::Caller> = std::sync::LazyLock::new(admin);
 
 #[tokio::test(start_paused = true)]

@@ -1,5 +1,6 @@
 //! The engine, attacked: one file a noun, all in virtual time on the store in memory, with seeded
-//! ids. What runs here runs the same every time. [`support`] is the bench.
+//! ids. What runs here runs the same every time. [`support`] is the bench, which the simulation
+//! shares.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -7,13 +8,15 @@
     reason = "tests"
 )]
 
-mod support;
+use coretex_testbench as support;
 
 mod access;
 mod adoption;
+mod bulk;
 mod cancel;
 mod clocks;
 mod diagnose;
+mod dlq;
 mod fairness;
 mod faults;
 mod jobs;
@@ -23,16 +26,17 @@ mod limits;
 mod lists;
 mod losses;
 mod outbound;
+mod output;
 mod pauses;
 mod placement;
 mod policy;
+mod pools;
 mod queue;
 mod replicas;
 mod rerun;
 mod retention;
 mod routing;
 mod sessions;
-mod simulation;
 mod slots;
 mod status;
 mod submit;

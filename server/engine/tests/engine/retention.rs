@@ -17,6 +17,7 @@ fn keeping(time: std::time::Duration) -> Setup {
     Setup {
         retention: Retention {
             jobs: time,
+            dead_letters: time,
             ..Retention::default()
         },
         ..Setup::default()

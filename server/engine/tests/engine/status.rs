@@ -1,9 +1,10 @@
 //! What the server says of itself, also while things are broken.
 
+use coretex_core::routing::Routing;
 use coretex_engine::{Caller, Role, SystemStatus};
 use coretex_store::Pressure;
 
-use crate::support::{ADMIN, Bench, Setup, Worker, caller, hello, pass, request, secs};
+use crate::support::{ADMIN, Bench, Setup, Worker, admin, caller, hello, pass, request, secs};
 
 async fn status(bench: &Bench, caller: &Caller) -> SystemStatus {
     bench.engine.status(caller).await.unwrap()
@@ -55,6 +56,24 @@ async fn a_store_that_is_down_is_part_of_the_answer() {
     bench.faulty.restore();
     let well = status(&bench, &ADMIN).await;
     assert_eq!((well.store_problem, well.store_note), (None, None));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_wrong_with_the_routing_tables_is_for_system_admins() {
+    let bench = Bench::new().await;
+    let system = Caller {
+        system: true,
+        ..admin()
+    };
+    assert_eq!(status(&bench, &system).await.routing_problem, None);
+    let problem = "c.toml:1:9: `tenants.other.weight` must be a whole number";
+    bench.engine.keep_routing(problem.to_owned());
+    let told = status(&bench, &system).await.routing_problem;
+    assert_eq!(told.as_deref(), Some(problem));
+    let told = status(&bench, &ADMIN).await.routing_problem.unwrap();
+    assert!(!told.contains("other"), "{told}");
+    bench.engine.set_routing(Routing::default());
+    assert_eq!(status(&bench, &ADMIN).await.routing_problem, None);
 }
 
 #[tokio::test(start_paused = true)]

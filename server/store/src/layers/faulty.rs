@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use coretex_core::time::IdGen;
 use parking_lot::Mutex;
-use tokio::sync::watch;
+use tokio::sync::Notify;
 use tokio::time::sleep;
 
 use crate::{Batch, CommitError, Committed, Store, StoreError};
@@ -74,7 +74,10 @@ pub struct Faulty {
     inner: Arc<dyn Store>,
     ids: Arc<dyn IdGen>,
     plan: Mutex<Plan>,
-    way: watch::Sender<Way>,
+    way: Mutex<Way>,
+    /// Rings when the way changes. Those who wait go on in the order in which they came, so that a
+    /// seed tells what happens.
+    changed: Notify,
 }
 
 impl Faulty {
@@ -86,7 +89,8 @@ impl Faulty {
             inner,
             ids,
             plan: Mutex::default(),
-            way: watch::Sender::new(Way::Open),
+            way: Mutex::new(Way::Open),
+            changed: Notify::new(),
         }
     }
 
@@ -102,26 +106,33 @@ impl Faulty {
 
     /// From now on every call is refused as `Unavailable`, until [`Self::restore`].
     pub fn take_down(&self) {
-        self.way.send_replace(Way::Down);
+        self.set(Way::Down);
     }
 
     /// From now on every call waits, as at a process that is stopped, until [`Self::restore`].
     pub fn pause(&self) {
-        self.way.send_replace(Way::Paused);
+        self.set(Way::Paused);
     }
 
     /// Ends [`Self::take_down`] and [`Self::pause`]; calls that waited go on.
     pub fn restore(&self) {
-        self.way.send_replace(Way::Open);
+        self.set(Way::Open);
+    }
+
+    fn set(&self, way: Way) {
+        *self.way.lock() = way;
+        self.changed.notify_waiters();
     }
 
     /// Waits while paused; false = down.
     async fn way_is_open(&self) -> bool {
-        let mut way = self.way.subscribe();
-        match way.wait_for(|way| *way != Way::Paused).await {
-            Ok(way) => *way == Way::Open,
-            // The sender is ours.
-            Err(_) => false,
+        loop {
+            let changed = self.changed.notified();
+            let way = *self.way.lock();
+            if way != Way::Paused {
+                return way == Way::Open;
+            }
+            changed.await;
         }
     }
 

@@ -141,10 +141,41 @@ fn wrong_fields_of_hello_are_named() {
 }
 
 #[test]
-fn streamed_output_is_not_available() {
-    let fields = vec!["output".to_owned()];
-    let output = read(Request::Output(v1::WorkerOutput::default()));
-    assert_eq!(output.err(), Some(Problem::NotAvailable { fields }));
+fn streamed_output_is_read_whole_or_refused_by_field() {
+    let good = v1::WorkerOutput {
+        tenant_id: "acme".to_owned(),
+        job_id: "j".to_owned(),
+        attempt: 1,
+        lease_id: LEASE.to_owned(),
+        sequence: 3,
+        channel: v1::OutputChannel::Log.into(),
+        chunk: "line".into(),
+        time: None,
+    };
+    let Ok(FromWorker::Output { attempt, chunk }) = read(Request::Output(good.clone())) else {
+        unreachable!("is good output");
+    };
+    assert_eq!((attempt.attempt, chunk.sequence), (1, 3));
+    assert_eq!(chunk.channel, Channel::Log);
+    assert_eq!(chunk.data, "line");
+    let wrong = read(Request::Output(v1::WorkerOutput::default()));
+    let fields = refused_fields(wrong);
+    for field in ["channel", "job_id", "lease_id", "sequence", "tenant_id"] {
+        let path = format!("output.{field}");
+        assert!(fields.contains(&path), "{path} of {fields:?}");
+    }
+    let wrong = read(Request::Output(v1::WorkerOutput {
+        chunk: vec![0; MAX_CHUNK + 1].into(),
+        channel: 9,
+        sequence: -1,
+        ..good
+    }));
+    let mut fields = refused_fields(wrong);
+    fields.sort();
+    assert_eq!(
+        fields,
+        ["output.channel", "output.chunk", "output.sequence"]
+    );
 }
 
 #[test]

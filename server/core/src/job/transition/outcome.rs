@@ -5,6 +5,7 @@
 use super::record::Note;
 use super::{Refusal, Transition, Trigger};
 use crate::id::LeaseId;
+use crate::job::dead_letter::DeadLetter;
 use crate::job::history::{AttemptEnd, EventType};
 use crate::job::{Job, JobError, JobState, ScheduledFor};
 use crate::lease::{AfterLoss, after_loss};
@@ -164,9 +165,22 @@ impl Job {
                 } else {
                     EventType::Failed
                 };
+                let used_up = self.had_retries();
                 self.end(terminal, kind, note, now);
+                if used_up {
+                    let letter = self.dead_letter.take();
+                    self.dead_letter = letter.map(DeadLetter::after_last_attempt);
+                }
             }
         }
+    }
+
+    /// Whether the attempt that has just failed was one of several that the job could have, and
+    /// not one whose error ends it at once.
+    fn had_retries(&self) -> bool {
+        let policy = &self.spec.retry;
+        let ends_at_once = |error: &JobError| policy.non_retryable_codes.contains(&error.code);
+        policy.max_attempts > 1 && !self.error.as_ref().is_some_and(ends_at_once)
     }
 
     /// Whether policy allows one more retry.

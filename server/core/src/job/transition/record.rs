@@ -1,6 +1,7 @@
 //! What every move writes down: its event, and the end of an attempt or of the job.
 
 use crate::id::WorkerId;
+use crate::job::dead_letter::DeadLetter;
 use crate::job::history::{AttemptEnd, EventType, JobEvent};
 use crate::job::{Job, JobError, JobState};
 use crate::time::Timestamp;
@@ -75,12 +76,13 @@ impl Job {
         }
     }
 
-    /// Ends the job; the event is for whoever calls.
+    /// Ends the job, whose error is already written; the event is for whoever calls.
     pub(super) fn close(&mut self, state: JobState, now: Timestamp) {
         self.state = state;
         self.end_time = Some(now);
         self.scheduled_for = None;
         self.judge_at = None;
+        self.dead_letter = DeadLetter::of_end(state, self.error.as_ref(), now);
     }
 
     /// Ends the job and writes the event.

@@ -83,6 +83,7 @@ pub fn accept(new: NewJob, verdict: Verdict, now: Timestamp) -> Job {
         output: None,
         error: None,
         artifact_ids: Vec::new(),
+        dead_letter: None,
         decision: None,
         events: Ring::default(),
         decisions: Ring::default(),

@@ -56,6 +56,30 @@ pub(crate) fn show_duration(duration: Duration) -> String {
     text
 }
 
+/// Parses `100/s` or `1/10s`: how many, and in which time.
+pub(crate) fn parse_rate(text: &str) -> Option<(u32, Duration)> {
+    let (permits, per) = text.split_once('/')?;
+    let permits = permits.replace('_', "");
+    if !permits.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    let per = if per.starts_with(|c: char| c.is_ascii_digit()) {
+        parse_duration(per)?
+    } else {
+        parse_duration(&format!("1{per}"))?
+    };
+    Some((permits.parse().ok()?, per))
+}
+
+/// The shortest form that [`parse_rate`] reads back.
+pub(crate) fn show_rate(permits: u32, per: Duration) -> String {
+    let per = show_duration(per);
+    let unit = per
+        .strip_prefix('1')
+        .filter(|unit| unit.bytes().all(|byte| byte.is_ascii_alphabetic()));
+    format!("{permits}/{}", unit.unwrap_or(&per))
+}
+
 impl Field for Duration {
     const FORM: &'static str = "duration (`250ms`, `5m`, `1h30m`)";
 

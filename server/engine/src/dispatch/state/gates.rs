@@ -2,7 +2,7 @@
 //! only keeps claims from being tried that would meet a full one again, and lets some through when
 //! there may be room.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use coretex_core::id::TenantId;
@@ -14,11 +14,14 @@ use crate::keyspace;
 /// A gate that has not been met for so long is forgotten.
 const FORGET_AFTER: Duration = Duration::from_secs(30);
 
+/// Limits of which it is tried in one go whether there is room that nobody has told of.
+const EXPLORED: usize = 64;
+
 /// Limits whose counts are looked at in one go.
 const COUNTED: usize = 256;
 
 /// What a claim has to go through: its tenant's limit, and that of its concurrency key.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Gate {
     /// The running jobs of a tenant.
     Tenant(TenantId),
@@ -49,11 +52,14 @@ struct Closed {
     exploring: bool,
     /// When it was last met.
     met: Tick,
+    /// When it was last tried whether there is room that nobody has told of, or when it was first
+    /// met.
+    tried: Tick,
 }
 
 /// The gates that are closed.
 #[derive(Debug, Default)]
-pub(crate) struct Gates(HashMap<Gate, Closed>);
+pub(crate) struct Gates(BTreeMap<Gate, Closed>);
 
 impl Gates {
     /// Whether a job may be tried to be claimed; takes a permit where that is asked for.
@@ -81,14 +87,13 @@ impl Gates {
 
     /// The limit is met: nothing more is tried until there may be room.
     pub(crate) fn met(&mut self, gate: Gate, now: Tick) {
-        self.0.insert(
-            gate,
-            Closed {
-                permits: 0,
-                exploring: false,
-                met: now,
-            },
-        );
+        let closed = self.0.entry(gate).or_insert(Closed {
+            permits: 0,
+            exploring: false,
+            met: now,
+            tried: now,
+        });
+        (closed.permits, closed.exploring, closed.met) = (0, false, now);
     }
 
     /// One was admitted and went through: where that was not known before, there may be room for
@@ -113,26 +118,39 @@ impl Gates {
         }
     }
 
-    /// Jobs of a tenant have ended elsewhere: one may be tried at each of its gates.
-    pub(crate) fn left_elsewhere(&mut self, tenant: &TenantId) -> bool {
+    /// Jobs have ended elsewhere: what waits for their places may be tried. True when there was a
+    /// limit to be met.
+    pub(crate) fn left_elsewhere(&mut self, tenant: &TenantId, keys: &[String], jobs: u32) -> bool {
+        if self.0.is_empty() {
+            return false;
+        }
+        let of_keys = keys
+            .iter()
+            .map(|key| (Gate::Key(tenant.clone(), key.clone()), 1));
+        let of_tenant = std::iter::once((Gate::Tenant(tenant.clone()), jobs));
         let mut opened = false;
-        for (gate, closed) in &mut self.0 {
-            if gate.tenant() == tenant && closed.permits == 0 {
-                closed.permits = 1;
-                closed.exploring = true;
+        for (gate, places) in of_keys.chain(of_tenant) {
+            if let Some(closed) = self.0.get_mut(&gate) {
+                closed.permits = closed.permits.saturating_add(places);
                 opened = true;
             }
         }
         opened
     }
 
-    /// Time has passed: each may be tried once, because what others did may not have been heard.
+    /// Time has passed: some are tried once, because what others did may not have been heard. Those
+    /// go first that have not been tried for longest.
     pub(crate) fn try_again(&mut self, now: Tick) {
         self.0
             .retain(|_, closed| now.since(closed.met) < FORGET_AFTER);
-        for closed in self.0.values_mut() {
+        let mut closed: Vec<&mut Closed> = self.0.values_mut().collect();
+        if closed.len() > EXPLORED {
+            closed.sort_by_key(|closed| closed.tried);
+        }
+        for closed in closed.into_iter().take(EXPLORED) {
             closed.permits = closed.permits.max(1);
             closed.exploring = true;
+            closed.tried = now;
         }
     }
 
@@ -181,6 +199,29 @@ mod tests {
     }
 
     #[test]
+    fn of_many_met_limits_a_few_are_tried_at_once_and_each_in_its_turn() {
+        let mut gates = Gates::default();
+        let tenant = TenantId::from_trusted("acme");
+        let keys: Vec<String> = (0..200).map(|key| format!("k{key}")).collect();
+        for key in &keys {
+            gates.met(Gate::Key(tenant.clone(), key.clone()), at(0));
+        }
+        let mut tried = std::collections::BTreeSet::new();
+        for second in 1..=4 {
+            gates.try_again(at(second));
+            let open = keys.iter().filter(|key| gates.is_open(&tenant, key));
+            let open: Vec<&String> = open.collect();
+            assert!(open.len() <= EXPLORED);
+            for key in &open {
+                assert!(gates.admit(&tenant, key));
+                gates.met(Gate::Key(tenant.clone(), (*key).clone()), at(second));
+            }
+            tried.extend(open);
+        }
+        assert_eq!(tried.len(), keys.len());
+    }
+
+    #[test]
     fn a_job_takes_no_permit_of_its_tenant_that_its_key_keeps_out() {
         let mut gates = Gates::default();
         let tenant = TenantId::from_trusted("acme");
@@ -203,9 +244,10 @@ mod tests {
         gates.passed(&tenant, "");
         assert!(gates.admit(&tenant, "") && gates.admit(&tenant, ""));
         assert!(!gates.admit(&tenant, ""));
-        assert!(!gates.left_elsewhere(&TenantId::from_trusted("beta")));
-        assert!(gates.left_elsewhere(&tenant));
+        assert!(!gates.left_elsewhere(&TenantId::from_trusted("beta"), &[], 1));
+        assert!(gates.left_elsewhere(&tenant, &[], 1));
         assert!(gates.admit(&tenant, ""));
+        assert!(!gates.admit(&tenant, ""));
         gates.try_again(at(31));
         assert!(!gates.is_met(&Gate::Tenant(tenant)));
     }

@@ -52,6 +52,10 @@ impl Fairness {
         self.tenants.take(&job.tenant, slots, weight);
         if self.keys.len() > REMEMBERED {
             self.keys.retain(|_, turns| !turns.is_even());
+            if self.keys.len() > REMEMBERED {
+                // So many tenants with keys that have a lead: they begin anew.
+                self.keys.clear();
+            }
         }
         let keys = self.keys.entry(job.tenant.clone()).or_default();
         keys.take(&job.spec.fairness_key, slots, 1);

@@ -1,6 +1,6 @@
 //! A connected worker, as the dispatcher sees it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 
 use coretex_core::id::{LeaseId, PoolName, SessionId, TenantId, Topic, WorkerId};
@@ -16,7 +16,7 @@ use crate::types::{SessionEnd, ToWorker};
 /// The attempts of a worker, and how many slots they take together.
 #[derive(Debug, Default)]
 pub(crate) struct Leases {
-    slots: HashMap<LeaseId, u32>,
+    slots: BTreeMap<LeaseId, u32>,
     used: u32,
 }
 

@@ -1,7 +1,7 @@
 //! Slots in use: entered and freed with the writes of their jobs, compared with the held index, and
 //! given up when their session has ended or their assignment was never sent.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -248,7 +248,7 @@ impl State {
         for (_, attempt) in &found.stale {
             self.remove_slot(attempt.lease_id);
         }
-        let mut suspects = HashSet::new();
+        let mut suspects = BTreeSet::new();
         for entry in held {
             let slot = self.slots.get(&entry.lease_id);
             let known = slot.is_some_and(|slot| slot.session == entry.session);
@@ -279,7 +279,7 @@ impl State {
         }
         self.suspect_entries = suspects;
         // Nobody else gives up the attempts of sessions that are not there any more.
-        let orphaned: HashSet<SessionId> = self
+        let orphaned: BTreeSet<SessionId> = self
             .slots
             .values()
             .filter(|slot| !self.sessions.contains_key(&slot.session))

@@ -41,11 +41,14 @@ impl Engine {
     pub(super) async fn reported(&self, session: &SessionId, serves: &[TenantId], report: Report) {
         let attempt = &report.attempt;
         match self.held_by(session, attempt) {
+            Held::Here(Some(_)) if self.lacks_output(session, attempt) => {}
             Held::Here(loaded) => {
                 let engine = self.clone();
                 let session = session.clone();
                 self.spawn_work(async move {
-                    engine.finish(&session, report, loaded).await;
+                    if engine.output_settled(&session, &report.attempt).await {
+                        engine.finish(&session, report, loaded).await;
+                    }
                 });
             }
             Held::Elsewhere | Held::Unknown if serves.contains(&attempt.tenant) => {
@@ -57,6 +60,20 @@ impl Engine {
                 self.tell(session, ToWorker::ResultAck { attempt, applied });
             }
         }
+    }
+
+    /// Writes what the attempt has streamed before its result; false when its worker has left
+    /// before that could be done, and will send both again.
+    async fn output_settled(&self, session: &SessionId, attempt: &AttemptRef) -> bool {
+        let mut again = 0;
+        while let Err(error) = self.flush_output(attempt).await {
+            tracing::warn!(%error, job_id = %attempt.job_id, "output before a result is not written yet");
+            if !self.may_try_again(session, again).await {
+                return false;
+            }
+            again += 1;
+        }
+        true
     }
 
     /// Writes a result and acknowledges it. Until it is written, or surely never will be, nothing
@@ -95,6 +112,40 @@ impl Engine {
             Settled::Left => return,
         };
         self.tell(session, ToWorker::ResultAck { attempt, applied });
+    }
+
+    /// Jobs that must never start late run only after the start is written. Whether it is may be
+    /// unsure for a while: until then the worker waits, and hears nothing that it would take for an
+    /// end of the attempt.
+    pub(super) async fn confirm_start(
+        &self,
+        session: &SessionId,
+        attempt: AttemptRef,
+        at: Timestamp,
+    ) {
+        let lease_id = attempt.lease_id;
+        let settled = self
+            .settle(session, &attempt, None, |job, now| {
+                apply(job, Trigger::Started { lease_id, at }, now)
+            })
+            .await;
+        let running = match settled {
+            Settled::Changed(_) => true,
+            Settled::Refused(loaded) => {
+                loaded.job.holds(lease_id) && loaded.job.state == JobState::Running
+            }
+            Settled::Gone => false,
+            Settled::Left => return,
+        };
+        let message = if running {
+            ToWorker::StartConfirmed(attempt)
+        } else {
+            ToWorker::Revoke {
+                attempt,
+                reason: "the attempt is not current".to_owned(),
+            }
+        };
+        self.tell(session, message);
     }
 
     /// Tries until what a worker said of an attempt is written, or surely never will be, or the

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use crate::support::{ADMIN, Bench, Worker, failed, hello, millis, pass, secs, succeeded};
 
 /// The record as the store has it.
-pub(super) async fn stored(bench: &Bench, id: &JobId) -> Option<Job> {
+async fn stored(bench: &Bench, id: &JobId) -> Option<Job> {
     let key = bytes::Bytes::from(format!("job/acme\0{id}").into_bytes());
     let read = bench.base.get(Shard::Data(0), &[key]).await.unwrap();
     let record = read.value.into_iter().next().flatten()?;
@@ -35,19 +35,6 @@ pub(super) async fn submit_for_sure(bench: &Bench, request: &SubmitJob) -> JobId
         }
     }
     panic!("never accepted");
-}
-
-pub(super) async fn cancel_for_sure(bench: &Bench, id: &JobId) {
-    for _ in 0..200 {
-        let answer = bench
-            .engine
-            .cancel_job(&ADMIN, id, String::new(), Some(secs(5)), false);
-        match answer.await {
-            Ok(_) => return,
-            Err(Error::NotFound { .. }) => panic!("{id} is gone"),
-            Err(_) => pass(millis(100)).await,
-        }
-    }
 }
 
 /// A worker that behaves: starts, works for a second, answers until it is acknowledged.
@@ -135,7 +122,7 @@ impl Robot {
                     self.unacknowledged.push((attempt, Outcome::Cancelled));
                 }
             }
-            ToWorker::StartConfirmed(_) | ToWorker::Drain { .. } => {}
+            ToWorker::StartConfirmed(_) | ToWorker::OutputAck { .. } | ToWorker::Drain { .. } => {}
         }
     }
 }

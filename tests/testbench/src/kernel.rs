@@ -1,0 +1,83 @@
+//! A kernel that says what it is told to say.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use coretex_core::policy::{Decision, JobDecision};
+use coretex_engine::{Facts, Kernel, KernelTrouble};
+use parking_lot::Mutex;
+
+/// What the kernel says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    Allow,
+    Deny,
+    Approval,
+    /// Not before this long from now.
+    Throttle(Duration),
+    /// Nothing: it is broken.
+    Trouble,
+}
+
+#[derive(Debug)]
+pub struct Script {
+    answer: Mutex<Answer>,
+    snapshot: Mutex<String>,
+    asked: AtomicU64,
+}
+
+impl Script {
+    pub fn new(answer: Answer) -> Arc<Self> {
+        Arc::new(Self {
+            answer: Mutex::new(answer),
+            snapshot: Mutex::new("script-1".to_owned()),
+            asked: AtomicU64::new(0),
+        })
+    }
+
+    pub fn say(&self, answer: Answer) {
+        *self.answer.lock() = answer;
+    }
+
+    /// From now on it decides under this snapshot. Which one is in force, the store says
+    /// ([`Bench::enforce`](crate::Bench::enforce)).
+    pub fn publish(&self, snapshot: &str) {
+        *self.snapshot.lock() = snapshot.to_owned();
+    }
+
+    /// How often it was asked.
+    pub fn asked(&self) -> u64 {
+        self.asked.load(Ordering::Relaxed)
+    }
+}
+
+impl Kernel for Script {
+    fn snapshot(&self) -> String {
+        self.snapshot.lock().clone()
+    }
+
+    fn judge(&self, facts: Facts<'_>) -> Result<JobDecision, KernelTrouble> {
+        self.asked.fetch_add(1, Ordering::Relaxed);
+        let answer = *self.answer.lock();
+        let (decision, retry_at) = match answer {
+            Answer::Allow => (Decision::Allow, None),
+            Answer::Deny => (Decision::Deny, None),
+            Answer::Approval => (Decision::RequireApproval, None),
+            Answer::Throttle(pause) => (Decision::Throttle, Some(facts.now + pause)),
+            Answer::Trouble => return Err(KernelTrouble("it is broken".to_owned())),
+        };
+        Ok(JobDecision {
+            time: facts.now,
+            attempt: 0,
+            decision,
+            reason: "the script says so".to_owned(),
+            rule_id: String::new(),
+            policy_snapshot: self.snapshot(),
+            constraints: None,
+            approval_id: String::new(),
+            remediations: Vec::new(),
+            retry_at,
+        })
+    }
+}
