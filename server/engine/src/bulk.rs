@@ -307,7 +307,14 @@ impl<W: BulkWork> Operation<W> {
             let (engine, caller) = (&self.engine, &self.caller);
             self.work.one(engine, caller, id, &self.place.key)
         });
-        for (position, did) in items.iter().zip(join_all(work).await) {
+        let all = join_all(work).await;
+        for (position, mut did) in items.iter().zip(all) {
+            while let Err(Error::SubmitRateExceeded { retry_after }) = did {
+                // The tenant's own rate is slower than that of the operation.
+                self.turn(Instant::now() + retry_after).await?;
+                let (engine, caller, key) = (&self.engine, &self.caller, &self.place.key);
+                did = self.work.one(engine, caller, &position.1, key).await;
+            }
             let count = match did {
                 Ok(Did::It) => 1,
                 Ok(Did::Nothing) | Err(Error::NotFound { .. } | Error::JobNotEnded) => 2,

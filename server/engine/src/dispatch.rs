@@ -15,6 +15,7 @@ use coretex_core::job::Job;
 use coretex_core::job::transition::Trigger;
 use coretex_core::lease::{ASSIGNMENT_VALID, Tick, may_assign};
 use coretex_core::payload::Payload;
+use coretex_core::routing::Routing;
 use coretex_core::time::Timestamp;
 use coretex_store::CommitError;
 use parking_lot::{Mutex, MutexGuard};
@@ -110,8 +111,7 @@ impl Reservation {
     }
 
     /// The trigger that hands a job to the reserved worker.
-    pub(crate) fn trigger(&self, job: &Job) -> Trigger {
-        let routing = self.engine.routing();
+    pub(crate) fn trigger(&self, job: &Job, routing: &Routing) -> Trigger {
         let running = routing.concurrency(&job.spec, &job.tenant);
         Trigger::Dispatch {
             concurrency_key: running.map_or_else(String::new, |running| running.key.to_owned()),

@@ -14,8 +14,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use coretex_core::id::{JobId, TenantId};
+use coretex_core::job::JobSpec;
 use coretex_core::job::transition::{NewJob, Trigger, Verdict, accept, apply};
-use coretex_core::job::{ConcurrencyAction, Job, JobSpec};
 use coretex_core::payload::Payload;
 use coretex_core::routing::Route;
 use coretex_store::{CommitError, Pressure, codec};
@@ -28,7 +28,7 @@ use crate::dlq::settled;
 use crate::engine::{Engine, MAX_CANCEL_GRACE};
 use crate::kernel::Facts;
 use crate::keyspace::HeldEntry;
-use crate::limits::{self, Met};
+use crate::limits;
 use crate::types::{JobAnswer, SubmitJob, Submitted};
 use crate::{Error, Result, kernel, keyspace, telemetry};
 
@@ -186,50 +186,6 @@ impl Engine {
         Err(Error::Contention)
     }
 
-    /// What it means for a new job that a limit was met: it is refused, or waits.
-    fn refuse_at_limit(&self, caller: &Caller, spec: &JobSpec, met: Met) -> Result<()> {
-        let routing = self.routing();
-        let running = routing.concurrency(spec, &caller.tenant);
-        match (met, running) {
-            (Met::Waiting, _) => Err(Error::TooManyWaitingJobs {
-                limit: self.limits().max_waiting_jobs,
-            }),
-            (Met::SubmitRate(at), _) => Err(Error::SubmitRateExceeded {
-                retry_after: at.since(self.now()),
-            }),
-            (Met::Key(holders), Some(running)) if running.on_limit == ConcurrencyAction::Reject => {
-                Err(Error::ConcurrencyLimitReached {
-                    key: running.key.to_owned(),
-                    limit: running.limit,
-                    holders: if caller.own_jobs_only() {
-                        Vec::new()
-                    } else {
-                        holders
-                    },
-                })
-            }
-            (Met::Tenant | Met::Key(_), _) => Ok(()),
-        }
-    }
-
-    /// Makes room for a new job that waits and asks for it. Should that fail, whoever has its queue
-    /// tries again.
-    fn replace_oldest(&self, job: &Arc<Job>) {
-        if !job.is_ready() {
-            return;
-        }
-        let (engine, job) = (self.clone(), Arc::clone(job));
-        let routing = self.routing();
-        let running = routing.concurrency(&job.spec, &job.tenant);
-        if running.is_some_and(|running| running.on_limit == ConcurrencyAction::CancelOldest) {
-            self.spawn_work(async move {
-                if let Err(error) = engine.make_room(&job).await {
-                    tracing::warn!(%error, job_id = %job.id, "no room made yet for a new job");
-                }
-            });
-        }
-    }
-
     /// One try; with `queue` the job waits even where a worker has a free slot.
     async fn try_accept(
         &self,
@@ -274,7 +230,7 @@ impl Engine {
         let mut job = accept(new, verdict, now);
         let reservation = (!queue).then(|| self.reserve_for_new(&job)).flatten();
         if let Some(reservation) = &reservation {
-            match apply(&job, reservation.trigger(&job), now) {
+            match apply(&job, reservation.trigger(&job, &routing), now) {
                 Ok(dispatched) => job = dispatched.job,
                 Err(refusal) => tracing::error!(%refusal, "fast path refused"),
             }

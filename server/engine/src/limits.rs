@@ -3,6 +3,7 @@
 
 mod recount;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use coretex_core::id::{JobId, TenantId};
@@ -12,6 +13,7 @@ use coretex_core::routing::{Routing, Running};
 use coretex_core::time::Timestamp;
 use coretex_store::{Limit, Order, Precondition, Range, Rate};
 
+use crate::access::Caller;
 use crate::dispatch::state::gates::Gate;
 use crate::engine::Engine;
 use crate::{Error, Result, keyspace};
@@ -125,6 +127,51 @@ impl Engine {
         self.dispatcher().lock().gates.met(gate, now);
     }
 
+    /// What it means for a new job that a limit was met: it is refused, or waits.
+    pub(crate) fn refuse_at_limit(&self, caller: &Caller, spec: &JobSpec, met: Met) -> Result<()> {
+        let routing = self.routing();
+        let running = routing.concurrency(spec, &caller.tenant);
+        match (met, running) {
+            (Met::Waiting, _) => Err(Error::TooManyWaitingJobs {
+                limit: self.limits().max_waiting_jobs,
+            }),
+            (Met::SubmitRate(at), _) => Err(Error::SubmitRateExceeded {
+                retry_after: at.since(self.now()),
+            }),
+            (Met::Key(holders), Some(running)) if running.on_limit == ConcurrencyAction::Reject => {
+                Err(Error::ConcurrencyLimitReached {
+                    key: running.key.to_owned(),
+                    limit: running.limit,
+                    holders: if caller.own_jobs_only() {
+                        Vec::new()
+                    } else {
+                        holders
+                    },
+                })
+            }
+            (Met::Tenant | Met::Key(_), _) => Ok(()),
+        }
+    }
+
+    /// Makes room for a new job that waits and asks for it. Should that fail, whoever has its queue
+    /// tries again.
+    pub(crate) fn replace_oldest(&self, job: &Arc<Job>) {
+        let paused = self.pauses();
+        if !job.is_ready() || paused.everywhere(&job.tenant, &job.spec.topic).is_some() {
+            return;
+        }
+        let (engine, job) = (self.clone(), Arc::clone(job));
+        let routing = self.routing();
+        let running = routing.concurrency(&job.spec, &job.tenant);
+        if running.is_some_and(|running| running.on_limit == ConcurrencyAction::CancelOldest) {
+            self.spawn_work(async move {
+                if let Err(error) = engine.make_room(&job).await {
+                    tracing::warn!(%error, job_id = %job.id, "no room made yet for a new job");
+                }
+            });
+        }
+    }
+
     /// A job that was handed out is out no more: what waits for its place may be tried.
     pub(crate) fn place_left(&self, before: Option<&Job>, after: &Job) {
         let held = before.filter(|before| before.state.is_held() && !after.state.is_held());
@@ -136,8 +183,9 @@ impl Engine {
         }
     }
 
-    /// Cancels the oldest jobs that hold a key, if a job that has just been accepted finds it full
-    /// and asks for that. A holder that is being cancelled already makes room by itself.
+    /// Cancels the oldest job that holds a key, if a waiting job asks for that and the key is full.
+    /// Holders that are being cancelled already make room by themselves, and a job takes the place
+    /// only of jobs of the principal that submitted it: it may cancel no other's.
     pub(crate) async fn make_room(&self, waiting: &Job) -> Result<()> {
         let routing = self.routing();
         let Some(running) = routing
@@ -147,10 +195,21 @@ impl Engine {
             return Ok(());
         };
         let tenant = &waiting.tenant;
-        let range = [Range::all(keyspace::concurrency(tenant, running.key))];
+        let all = Range::all(keyspace::concurrency(tenant, running.key));
+        let held = self
+            .store()
+            .count(self.shard(), &all, u64::MAX)
+            .await?
+            .value;
+        let Some(excess) = (held + 1)
+            .checked_sub(running.limit.into())
+            .filter(|n| *n > 0)
+        else {
+            return Ok(());
+        };
         let read = self
             .store()
-            .range(self.shard(), &range, LOOKED_AT, Order::Ascending)
+            .range(self.shard(), &[all], LOOKED_AT, Order::Ascending)
             .await?;
         let names: Vec<_> = read
             .value
@@ -160,13 +219,17 @@ impl Engine {
             .map(|(_, id)| (tenant.clone(), id))
             .collect();
         let holders = self.load_readable(&names).await?;
-        let staying: Vec<_> = holders
-            .into_iter()
-            .flatten()
-            .filter(|loaded| loaded.job.cancel.is_none() && loaded.job.state.is_held())
-            .collect();
-        let excess = (staying.len() + 1).saturating_sub(running.limit as usize);
-        for loaded in staying.into_iter().take(excess) {
+        let holders = holders.into_iter().flatten();
+        let (leaving, staying): (Vec<_>, Vec<_>) =
+            holders.partition(|loaded| loaded.job.cancel.is_some());
+        if leaving.len() as u64 >= excess {
+            return Ok(());
+        }
+        let oldest = staying.into_iter().find(|loaded| {
+            let own = loaded.job.principal_id == waiting.principal_id;
+            own && loaded.job.state.is_held() && loaded.job.id != waiting.id
+        });
+        if let Some(loaded) = oldest {
             let id = loaded.job.id.clone();
             let reason = format!(
                 "made room for job {} under the concurrency key `{}`",
@@ -199,9 +262,18 @@ impl Engine {
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             look.tick().await;
-            let waiting = self.dispatcher().lock().waiting_to_replace();
-            for job in waiting {
-                if let Err(error) = self.make_room(&job).await {
+            let names = self.dispatcher().lock().waiting_at_keys();
+            let waiting = match self.load_readable(&names).await {
+                Ok(waiting) => waiting,
+                Err(error) => {
+                    tracing::warn!(%error, "jobs that wait for room not read");
+                    continue;
+                }
+            };
+            let waiting = waiting.into_iter().flatten();
+            for loaded in waiting.filter(|loaded| loaded.job.is_ready()) {
+                let job = &loaded.job;
+                if let Err(error) = self.make_room(job).await {
                     tracing::warn!(%error, job_id = %job.id, "no room made yet under a concurrency key");
                 }
             }

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use coretex_core::pause::{MAX_PAUSES, Pause, PauseScope, Pauses};
-use coretex_store::{Batch, CommitError, CommitId, Key, Order, Range, Shard, codec};
+use coretex_store::{Batch, CommitError, CommitId, Key, Member, Order, Range, Shard, codec};
 
 use crate::access::Caller;
 use crate::engine::Engine;
@@ -13,6 +13,10 @@ use crate::types::PageRequest;
 use crate::{Error, Result, keyspace};
 
 const FORMAT: u8 = 1;
+/// The most pauses that a tenant makes for itself.
+const MAX_PAUSES_OF_TENANT: usize = 100;
+/// Pauses that only callers with system rights make.
+const RESERVED: usize = 100;
 /// How often a change is tried again after losing against another one.
 const MAX_TRIES: u32 = 8;
 
@@ -36,9 +40,7 @@ impl Engine {
                 self.pauses_changed().await?;
                 return Ok(pause);
             }
-            if self.pauses().iter().count() >= MAX_PAUSES {
-                return Err(Error::TooManyPauses { limit: MAX_PAUSES });
-            }
+            self.check_count(caller)?;
             let pause = Pause {
                 scope: scope.clone(),
                 reason: reason.clone(),
@@ -59,6 +61,23 @@ impl Engine {
             }
         }
         Err(Error::Contention)
+    }
+
+    /// A tenant leaves room for the others, and all of them for who runs the installation.
+    fn check_count(&self, caller: &Caller) -> Result<()> {
+        let pauses = self.pauses();
+        let own = |pause: &&Pause| pause.scope.tenant.as_ref() == Some(&caller.tenant);
+        let (count, limit) = if caller.system {
+            (pauses.iter().count(), MAX_PAUSES)
+        } else if pauses.iter().count() >= MAX_PAUSES - RESERVED {
+            (MAX_PAUSES, MAX_PAUSES - RESERVED)
+        } else {
+            (pauses.iter().filter(own).count(), MAX_PAUSES_OF_TENANT)
+        };
+        if count >= limit {
+            return Err(Error::TooManyPauses { limit });
+        }
+        Ok(())
     }
 
     /// Hands out the jobs of a scope again; `None` when it was not paused.
@@ -125,16 +144,27 @@ impl Engine {
 
     /// Takes over what is paused from the store.
     pub(crate) async fn read_pauses(&self) -> Result<()> {
+        let since = self.pause_changes();
         let range = [Range::all(keyspace::PAUSED)];
         let read = self
             .store()
             .range(Shard::Sys, &range, MAX_PAUSES, Order::Ascending)
             .await?;
-        let keys: Vec<Key> = read
-            .value
-            .into_iter()
-            .flatten()
-            .map(|member| keyspace::pause_of(&member))
+        let members: Vec<Member> = read.value.into_iter().flatten().collect();
+        self.take_pauses(&members, since).await
+    }
+
+    /// How often this replica has changed what is paused.
+    pub(crate) fn pause_changes(&self) -> u64 {
+        self.dispatcher().lock().pause_changes
+    }
+
+    /// Takes over the pauses with these names, as they were read when [`Self::pause_changes`] was
+    /// `since`.
+    pub(crate) async fn take_pauses(&self, members: &[Member], since: u64) -> Result<()> {
+        let keys: Vec<Key> = members
+            .iter()
+            .map(|member| keyspace::pause_of(member))
             .collect();
         let mut pauses = Vec::with_capacity(keys.len());
         if !keys.is_empty() {
@@ -146,6 +176,10 @@ impl Engine {
         let pauses = Pauses::new(pauses);
         let changed = {
             let mut state = self.dispatcher().lock();
+            if state.pause_changes != since {
+                // Somebody has changed them here since; that one's read knows of it.
+                return Ok(());
+            }
             let changed = *state.pauses != pauses;
             if changed {
                 state.pauses = Arc::new(pauses);
@@ -161,6 +195,7 @@ impl Engine {
 
     /// Takes over a change of this replica, and makes the others look sooner.
     async fn pauses_changed(&self) -> Result<()> {
+        self.dispatcher().lock().pause_changes += 1;
         self.read_pauses().await?;
         self.tell_paused();
         Ok(())

@@ -78,8 +78,8 @@ pub(crate) struct Replicas {
     /// Jobs that others have changed and that this replica has to look at.
     behind: Mutex<BTreeSet<(TenantId, JobId)>>,
     look: Notify,
-    /// Jobs that have ended here, and the concurrency keys under which they counted, of which the
-    /// others have not been told yet.
+    /// Jobs that have ended here or are out no more, and the concurrency keys under which they counted,
+    /// of which the others have not been told yet.
     ends: Mutex<BTreeMap<TenantId, Vec<(JobId, String)>>>,
     ended: Notify,
     /// The store's epoch at the last look.
@@ -215,9 +215,6 @@ impl Engine {
             }
             if sweeps {
                 swept = now;
-            }
-            if let Err(error) = self.read_pauses().await {
-                tracing::warn!(%error, "pauses not read; trying again in a second");
             }
             if let Err(error) = self.share_workers().await {
                 tracing::warn!(%error, "workers not told to the other replicas");

@@ -203,7 +203,7 @@ impl Engine {
         if let Some(found) = self.dispatcher().lock().sessions.get_mut(&session_id) {
             found.open = true;
         }
-        self.dispatcher().lock().fleet_changed();
+        self.dispatcher().lock().worker_changed(&session_id);
         for stop in stops {
             self.tell(&session_id, stop);
         }

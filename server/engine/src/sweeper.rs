@@ -15,6 +15,8 @@ use crate::{Result, keyspace, telemetry};
 
 /// Jobs deleted in one round.
 const ROUND: usize = 256;
+/// Of those, jobs with dead letters for which there is always room.
+const DEAD_SHARE: usize = 64;
 /// Jobs read from each end of the history to estimate what an ended job takes.
 const SAMPLE: usize = 64;
 /// What a job takes beside its record and payloads: index entries, log entries, bookkeeping.
@@ -65,13 +67,14 @@ impl Engine {
     async fn sweep_round(&self) -> Result<usize> {
         let retention = &self.options().retention;
         let [ended, dead] = self.over_budget().await?;
-        let mut names = self
-            .overdue(keyspace::ENDED, retention.jobs, ended, ROUND)
-            .await?;
-        if names.len() < ROUND {
-            let (kept, room) = (retention.of_dead_letters(), ROUND - names.len());
-            names.extend(self.overdue(keyspace::DEAD, kept, dead, room).await?);
-        }
+        let ranges = [
+            (keyspace::ENDED, retention.jobs, ended),
+            (keyspace::DEAD, retention.of_dead_letters(), dead),
+        ];
+        let [mut names, dead] = self.overdue(ranges).await?;
+        // Dead letters have a share of every round, whatever else there is to do.
+        names.truncate(ROUND - dead.len().min(DEAD_SHARE));
+        names.extend(dead.into_iter().take(ROUND - names.len()));
         if names.is_empty() {
             return Ok(0);
         }
@@ -101,30 +104,40 @@ impl Engine {
         Ok(names.len())
     }
 
-    /// The oldest jobs of `index` that have ended longer ago than they are kept, or are among the
-    /// first `excess`; at most `limit`.
+    /// The oldest jobs of each index that have ended longer ago than they are kept, or are among the
+    /// first so many that go before their time; at most a round of each, from one read.
     async fn overdue(
         &self,
-        index: Index,
-        kept: Duration,
-        excess: usize,
-        limit: usize,
-    ) -> Result<Vec<(TenantId, JobId)>> {
+        indexes: [(Index, Duration, usize); 2],
+    ) -> Result<[Vec<(TenantId, JobId)>; 2]> {
         let now = self.now();
-        let kept_since = now - kept;
-        let before = if excess > 0 { now } else { kept_since };
-        let range = Range {
-            index,
-            start: bytes::Bytes::new(),
-            end: Some(before.to_be_bytes().to_vec().into()),
-        };
-        let ended = self.ended(range, limit, Order::Ascending).await?;
-        Ok(ended
-            .into_iter()
-            .enumerate()
-            .filter(|(place, (end, ..))| *place < excess || *end < kept_since)
-            .map(|(_, (_, tenant, id))| (tenant, id))
-            .collect())
+        let ranges = indexes.clone().map(|(index, kept, excess)| {
+            let before = if excess > 0 { now } else { now - kept };
+            Range {
+                index,
+                start: bytes::Bytes::new(),
+                end: Some(before.to_be_bytes().to_vec().into()),
+            }
+        });
+        let asked = Instant::now();
+        let read = self
+            .store()
+            .range(self.shard(), &ranges, ROUND, Order::Ascending)
+            .await?;
+        self.observe(asked, read.time);
+        let mut found = read.value.into_iter();
+        Ok(indexes.map(|(_, kept, excess)| {
+            let kept_since = now - kept;
+            let ended = found.next().unwrap_or_default();
+            let ended = ended
+                .iter()
+                .filter_map(|member| keyspace::parse_timed(member));
+            ended
+                .enumerate()
+                .filter(|(place, (end, ..))| *place < excess || *end < kept_since)
+                .map(|(_, (_, tenant, id))| (tenant, id))
+                .collect()
+        }))
     }
 
     /// How many of the oldest ended jobs go before their time, without and with a dead letter,

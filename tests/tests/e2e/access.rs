@@ -57,6 +57,10 @@ const MAY_CALL: &[(&str, &[&str])] = &[
     ("JobService/ListJobDecisions", READERS),
     ("JobService/ListJobEvents", READERS),
     ("JobService/ListJobs", READERS),
+    (
+        "JobService/ReadJobOutput",
+        &["admin", "operator", "approver", "submitter"],
+    ),
     ("JobService/RerunJob", SUBMITTERS),
     ("JobService/RerunJobs", SUBMITTERS),
     ("JobService/SubmitJob", SUBMITTERS),
@@ -69,9 +73,12 @@ const MAY_CALL: &[(&str, &[&str])] = &[
     ),
     ("WorkerService/DrainWorker", &["admin", "operator"]),
     ("WorkerService/GetWorker", READERS),
+    ("WorkerService/ListPauses", READERS),
     ("WorkerService/ListPools", READERS),
     ("WorkerService/ListWorkers", READERS),
     ("WorkerService/OpenSession", &["admin", "worker"]),
+    ("WorkerService/PausePool", OPERATORS),
+    ("WorkerService/ResumePool", OPERATORS),
 ];
 const OPERATORS: &[&str] = &["admin", "operator"];
 const SUBMITTERS: &[&str] = &["admin", "operator", "submitter"];

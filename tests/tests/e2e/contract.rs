@@ -59,7 +59,7 @@ const BAD: &[(&str, Bad)] = &[
     ("*.resume_token", Bad::Text("\n")),
     ("*.idempotency_key", Bad::Text("\n")),
     ("*.memory_id", Bad::Text("\n")),
-    ("*.fairness_key", Bad::NotBuilt("fair")),
+    ("*.fairness_key", Bad::Text("\n")),
     ("Budget.max_input_tokens", Bad::Number(-1.0)),
     ("Budget.max_output_tokens", Bad::Number(-1.0)),
     ("Budget.max_total_tokens", Bad::Number(-1.0)),
@@ -73,7 +73,8 @@ const BAD: &[(&str, Bad)] = &[
     ("CapContextHints.tags", Bad::Text("")),
     ("CreateApiKeyRequest.display_name", Bad::Text("\n")),
     ("CreateApiKeyRequest.roles", Bad::Text("emperor")),
-    ("JobConcurrency.key", Bad::NotBuilt("key")),
+    ("JobConcurrency.key", Bad::Text("\n")),
+    ("JobConcurrency.limit", Bad::Number(-1.0)),
     ("JobEdits.remove_labels", Bad::Text("")),
     ("*.principal_id", Bad::Text("\n")),
     ("JobFilter.run_id", Bad::NotBuilt("run")),
@@ -85,10 +86,12 @@ const BAD: &[(&str, Bad)] = &[
     ("JobMetadata.risk_tags", Bad::Text("")),
     ("JobPlacement.preferred_pool", Bad::Text("a b")),
     ("JobPlacement.preferred_worker_id", Bad::Text("a b")),
+    ("JobPlacement.slots", Bad::Number(-1.0)),
     ("McpCall.action", Bad::Text("\n")),
     ("McpCall.resource", Bad::Text("\n")),
     ("McpCall.server", Bad::Text("\n")),
     ("McpCall.tool", Bad::Text("\n")),
+    ("PausePoolRequest.reason", Bad::Long(5_000)),
     ("Payload.artifact_id", Bad::NotBuilt("a-1")),
     ("Payload.content_type", Bad::Text("\n")),
     ("ReadJobOutputRequest.attempt", Bad::Number(-1.0)),
@@ -107,6 +110,7 @@ const NEVER_WRONG: &[(&str, &str)] = &[
     ("CancelJobsRequest.force", "both values of a flag are good"),
     ("*.all", "both values of a flag are good"),
     ("*.dry_run", "both values of a flag are good"),
+    ("*.all_tenants", "both values of a flag are good"),
     ("DrainWorkerRequest.undo", "both values of a flag are good"),
     (
         "ListApiKeysRequest.show_inactive",
@@ -132,8 +136,6 @@ const NEVER_WRONG: &[(&str, &str)] = &[
         "JobMetadata.verified",
         "only the server sets it; what a caller says is not looked at",
     ),
-    ("JobConcurrency.limit", "not built; refused with its key"),
-    ("JobConcurrency.on_limit", "not built; refused with its key"),
 ];
 
 /// The path of one field within a request.

@@ -1,4 +1,6 @@
 //! Tables and properties of placement.
+//!
+//! Over 500 lines because every rule of placement has its line in one table.
 
 use proptest::prelude::*;
 

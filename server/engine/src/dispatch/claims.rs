@@ -18,7 +18,7 @@ use super::state::sample_of;
 use crate::commits::{Extras, Loaded};
 use crate::engine::Engine;
 use crate::keyspace::HeldEntry;
-use crate::{Result, kernel, keyspace, limits, telemetry};
+use crate::{Error, Result, kernel, keyspace, limits, telemetry};
 
 /// The most claims of one round: as many as the store commits in one group.
 const BLOCK: usize = 128;
@@ -138,7 +138,7 @@ impl Engine {
             return false;
         }
         let (now, sent) = (self.now(), self.tick());
-        let snapshot = self.kernel().snapshot();
+        let (snapshot, routing) = (self.kernel().snapshot(), self.routing());
         let mut job = loaded.job.as_ref().clone();
         // A throttled job whose time has come is judged again, too.
         let current = job.decision.as_ref().is_some_and(|decision| {
@@ -172,7 +172,7 @@ impl Engine {
             }
         }
         let dispatched = if job.is_ready() {
-            match apply(&job, reservation.trigger(&job), now) {
+            match apply(&job, reservation.trigger(&job, &routing), now) {
                 Ok(transition) => transition.job,
                 Err(refusal) => {
                     tracing::error!(%refusal, job_id = %job.id, "claim not applied");
@@ -186,7 +186,7 @@ impl Engine {
         let (spec, tenant) = (Arc::clone(&dispatched.spec), dispatched.tenant.clone());
         let entry = HeldEntry::of_lease(&dispatched);
         let limits = match &entry {
-            Some(_) => limits::to_run(&self.routing(), &spec, &tenant),
+            Some(_) => limits::to_run(&routing, &spec, &tenant),
             None => Vec::new(),
         };
         let extras = Extras {
@@ -337,7 +337,11 @@ impl Engine {
                 // The first has been deleted since; try the next.
                 keys.pop_front();
                 let Some(key) = keys.front() else { break };
-                sample = self.load(&key.tenant, &key.job_id).await.ok();
+                sample = match self.load(&key.tenant, &key.job_id).await {
+                    Ok(loaded) => Some(loaded),
+                    Err(Error::NotFound { .. } | Error::DataLoss { .. }) => None,
+                    Err(error) => return Err(error),
+                };
             }
             if let Some(loaded) = sample {
                 found.insert(

@@ -175,7 +175,7 @@ impl Queue {
         let name = group_of(&key);
         if let Some(group) = self.groups.get_mut(&name) {
             group.insert(key);
-        } else if self.groups.len() < MAX_GROUPS {
+        } else if self.has_room_for(&name) {
             let keys = VecDeque::from([key]);
             self.groups.insert(
                 name,
@@ -187,6 +187,22 @@ impl Queue {
                 },
             );
         }
+    }
+
+    /// Whether there is room for one more group: one of a better class takes the place of another,
+    /// which the next read finds again.
+    fn has_room_for(&mut self, name: &GroupName) -> bool {
+        if self.groups.len() < MAX_GROUPS {
+            return true;
+        }
+        let worse = self
+            .groups
+            .keys()
+            .rev()
+            .find(|held| held.2 > name.2)
+            .cloned();
+        self.stale = true;
+        worse.is_some_and(|worse| self.groups.remove(&worse).is_some())
     }
 
     /// Whether it is known that no worker of this replica could run a job of this group.

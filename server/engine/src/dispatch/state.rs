@@ -1,11 +1,12 @@
 //! The view behind the dispatcher's lock: sessions, their slots, and the queues they serve.
 //!
-//! Here: the view as a whole and reservations. [`pick`] chooses jobs for free slots, [`gates`] are
-//! the limits that were met, [`session`] is one connected worker, [`slots`] what is in use, and what
+//! Here: the view as a whole. [`reserve`] takes slots for a job, [`pick`] chooses jobs for free slots,
+//! [`gates`] are the limits that were met, [`session`] is one connected worker, [`slots`] what is in use, and what
 //! becomes of it when its session ends.
 
 pub(crate) mod gates;
 pub(crate) mod pick;
+mod reserve;
 pub(crate) mod session;
 pub(crate) mod slots;
 
@@ -13,11 +14,11 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use coretex_core::id::{JobId, LeaseId, PoolName, SessionId, TenantId, Topic, WorkerId};
-use coretex_core::job::{ConcurrencyAction, Job};
+use coretex_core::id::{JobId, LeaseId, SessionId, TenantId, Topic, WorkerId};
+use coretex_core::job::Job;
 use coretex_core::lease::Tick;
 use coretex_core::pause::Pauses;
-use coretex_core::placement::{Needs, WorkerView, choose, suits};
+use coretex_core::placement::{Needs, WorkerView, suits};
 use coretex_core::queue::ReadyKey;
 use coretex_core::routing::Routing;
 
@@ -64,10 +65,14 @@ pub(crate) struct State {
     /// Held entries without a slot at the last comparison.
     suspect_entries: BTreeSet<(SessionId, LeaseId)>,
     tie: u64,
+    /// The last worker that the choice before looked at, where it did not look at all.
+    looked_at: Option<SessionId>,
     /// The tables in force.
     pub(crate) routing: Arc<Routing>,
     /// What is paused.
     pub(crate) pauses: Arc<Pauses>,
+    /// How often pauses were changed by this replica.
+    pub(crate) pause_changes: u64,
     /// Limits that were met.
     pub(crate) gates: Gates,
     fairness: Fairness,
@@ -85,6 +90,20 @@ impl State {
         for queue in self.queues.values_mut() {
             queue.guard.added();
             queue.stale = true;
+        }
+    }
+
+    /// The same for what one worker serves: it has come, or can take more than before.
+    pub(crate) fn worker_changed(&mut self, session: &SessionId) {
+        self.fleet = self.fleet.wrapping_add(1);
+        let Some(session) = self.sessions.get(session) else {
+            return;
+        };
+        for topic in &session.topics {
+            if let Some(queue) = self.queues.get_mut(topic) {
+                queue.guard.added();
+                queue.stale = true;
+            }
         }
     }
 
@@ -159,81 +178,6 @@ impl State {
             .filter_map(|id| self.sessions.get_key_value(id))
     }
 
-    /// Frees a reservation of so many slots.
-    pub(crate) fn release(&mut self, session: &SessionId, slots: u32) {
-        if let Some(session) = self.sessions.get_mut(session) {
-            session.reserved = session.reserved.saturating_sub(slots);
-        }
-    }
-
-    /// Takes the slots that a job needs at the worker that suits it best, leaving out some.
-    fn reserve(
-        &mut self,
-        needs: &Needs<'_>,
-        kept: &HashSet<SessionId>,
-    ) -> Option<(SessionId, WorkerId, PoolName)> {
-        self.tie = self.tie.wrapping_add(1);
-        let candidates: Vec<(&SessionId, &SessionState)> = self
-            .serving(needs.topic)
-            .filter(|(id, _)| kept.is_empty() || !kept.contains(*id))
-            .collect();
-        let views = candidates
-            .iter()
-            .map(|(id, session)| self.view(id, session));
-        let chosen = choose(needs, views, self.tie)?;
-        let id = candidates[chosen].0.clone();
-        let session = self.sessions.get_mut(&id)?;
-        session.reserved += needs.slots.0;
-        Some((id, session.worker_id.clone(), session.pool.clone()))
-    }
-
-    /// Of the workers that suit a job and have too few free slots for it, the one that lacks least,
-    /// leaving out some.
-    fn fullest_that_suits(
-        &self,
-        needs: &Needs<'_>,
-        kept: &HashSet<SessionId>,
-    ) -> Option<SessionId> {
-        self.serving(needs.topic)
-            .filter(|(id, session)| !kept.contains(*id) && session.gets_jobs())
-            .filter(|(id, session)| suits(needs, &self.view(id, session)).is_ok())
-            .max_by_key(|(id, session)| (session.free_slots(), *id))
-            .map(|(id, _)| id.clone())
-    }
-
-    /// Takes slots for a newcomer, if no queue that the chosen worker serves holds anything that
-    /// could be run here, and no limit is known to be met.
-    pub(crate) fn reserve_fast(
-        &mut self,
-        job: &Job,
-        now: Tick,
-    ) -> Option<(SessionId, WorkerId, PoolName)> {
-        let queue = self.queues.get(&job.spec.topic)?;
-        if !queue.is_known_empty(now) {
-            return None;
-        }
-        let (routing, pauses) = (Arc::clone(&self.routing), Arc::clone(&self.pauses));
-        let limit = routing.concurrency(&job.spec, &job.tenant);
-        let key = limit.map_or("", |limit| limit.key);
-        if !self.gates.is_open(&job.tenant, key) {
-            return None;
-        }
-        let needs = Needs::of(job).under(&routing, &pauses);
-        let taken = self.reserve(&needs, &HashSet::new())?;
-        let session = self.sessions.get(&taken.0)?;
-        let topics_empty = session.topics.len() == 1
-            || session.topics.iter().all(|topic| {
-                self.queues
-                    .get(topic)
-                    .is_some_and(|queue| queue.is_known_empty(now))
-            });
-        if topics_empty {
-            return Some(taken);
-        }
-        self.release(&taken.0, needs.slots.0);
-        None
-    }
-
     /// A job is about to become ready. True when that counts, and has to be told to
     /// [`Self::end_add`]: one that no worker here could run holds up no newcomer.
     pub(crate) fn begin_add(&mut self, key: &ReadyKey, topic: &Topic) -> bool {
@@ -301,21 +245,20 @@ impl State {
         topics
     }
 
-    /// Waiting jobs that ask for room under a key that they have found full, one of each group.
-    pub(crate) fn waiting_to_replace(&self) -> Vec<Arc<Job>> {
+    /// The first jobs of groups that have found their concurrency key full.
+    pub(crate) fn waiting_at_keys(&self) -> Vec<(TenantId, JobId)> {
         let groups = self.queues.values().flat_map(|queue| queue.groups.values());
-        let replacing = groups.filter(|group| {
+        let full = groups.filter(|group| {
             let sample = &group.sample;
             let running = self.routing.concurrency(&sample.spec, &sample.tenant);
-            !group.keys.is_empty()
-                && running.is_some_and(|running| {
-                    let gate = Gate::Key(sample.tenant.clone(), running.key.to_owned());
-                    running.on_limit == ConcurrencyAction::CancelOldest && self.gates.is_met(&gate)
-                })
+            running.is_some_and(|running| {
+                let gate = Gate::Key(sample.tenant.clone(), running.key.to_owned());
+                self.gates.is_met(&gate)
+            })
         });
-        replacing
+        full.filter_map(|group| group.keys.front())
             .take(MAX_REPLACING)
-            .map(|group| Arc::clone(&group.sample))
+            .map(|key| (key.tenant.clone(), key.job_id.clone()))
             .collect()
     }
 

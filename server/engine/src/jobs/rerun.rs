@@ -5,6 +5,7 @@ use std::sync::Arc;
 use coretex_core::id::JobId;
 use coretex_core::job::{Job, JobSpec};
 use coretex_core::payload::Payload;
+use coretex_core::routing::LeftOpen;
 
 use super::{Intent, MAX_LABELS, fingerprint};
 use crate::access::Caller;
@@ -42,7 +43,12 @@ impl Engine {
         idempotency_key: String,
     ) -> Result<Intent> {
         let before = self.join_payloads(&before.job).await?;
-        let (spec, input) = edited(&before, edits);
+        let (mut spec, input) = edited(&before, edits);
+        if spec.topic != before.spec.topic {
+            // What another topic says of its jobs holds for this one, too.
+            self.routing()
+                .fill_in(&mut spec, &caller.tenant, LeftOpen::default());
+        }
         if spec.labels.len() > MAX_LABELS {
             let rule = format!("would give the job more than {MAX_LABELS} labels");
             return Err(Error::invalid("edits.add_labels", rule));

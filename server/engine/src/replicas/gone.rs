@@ -5,6 +5,7 @@ use std::collections::HashSet;
 
 use coretex_core::id::ReplicaId;
 use coretex_core::lease::{HeldKey, REPLICA_LEASE};
+use coretex_core::pause::MAX_PAUSES;
 use coretex_store::{Batch, CommitError, CommitId, Key, Order, Range, Shard, Version, codec};
 
 use super::ReplicaRecord;
@@ -29,12 +30,22 @@ impl Engine {
         } else {
             Vec::new()
         };
-        let all = [Range::all(keyspace::REPLICAS)];
+        // What is paused is read along: it is looked at as often.
+        let all = [Range::all(keyspace::REPLICAS), Range::all(keyspace::PAUSED)];
+        let paused_since = self.pause_changes();
         let read = self
             .store()
-            .range(Shard::Sys, &all, MAX_REPLICAS, Order::Ascending)
+            .range(
+                Shard::Sys,
+                &all,
+                MAX_REPLICAS.max(MAX_PAUSES),
+                Order::Ascending,
+            )
             .await?;
-        let members = read.value.into_iter().flatten();
+        let mut read = read.value.into_iter();
+        let members = read.next().into_iter().flatten();
+        let paused = read.next().unwrap_or_default();
+        self.take_pauses(&paused, paused_since).await?;
         let mut ids: Vec<ReplicaId> = members
             .filter_map(|member| {
                 std::str::from_utf8(&member)

@@ -36,7 +36,7 @@ enum Told {
     },
 }
 
-/// A message to all: jobs have ended.
+/// A message to all: jobs have ended, or their attempts have.
 #[derive(Debug, Serialize, Deserialize)]
 struct Ended {
     from: ReplicaId,
@@ -75,8 +75,11 @@ impl Engine {
             };
             self.tell_peer(owner, &told);
         }
-        if after.state.is_terminal() && !before.is_some_and(|before| before.state.is_terminal()) {
-            let lease = before.and_then(|before| before.lease.as_ref());
+        let ended =
+            after.state.is_terminal() && !before.is_some_and(|before| before.state.is_terminal());
+        let held = before.filter(|before| before.state.is_held() && !after.state.is_held());
+        if ended || held.is_some() {
+            let lease = held.and_then(|before| before.lease.as_ref());
             let key = lease.map_or_else(String::new, |lease| lease.concurrency_key.clone());
             let mut ends = self.replicas().ends.lock();
             ends.entry(after.tenant.clone())

@@ -93,10 +93,15 @@ impl Engine {
                     let range = format!("must be at most {most}");
                     return Err(Error::invalid("capacity.max_parallel_jobs", range));
                 }
-                if let Some(found) = self.dispatcher().lock().sessions.get_mut(session) {
+                let mut state = self.dispatcher().lock();
+                if let Some(found) = state.sessions.get_mut(session) {
+                    let more = max_parallel_jobs > found.max_parallel;
                     found.max_parallel = max_parallel_jobs;
+                    if more {
+                        state.worker_changed(session);
+                    }
                 }
-                self.dispatcher().lock().fleet_changed();
+                drop(state);
                 self.dispatcher().wake();
             }
             FromWorker::Drain => {

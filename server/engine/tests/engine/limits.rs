@@ -367,3 +367,50 @@ async fn the_limit_of_a_topic_is_that_of_the_table_in_force() {
     worker.assignment().await;
     bench.audit().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_job_takes_the_place_only_of_jobs_of_its_own_principal_and_only_one() {
+    let bench = Bench::new().await;
+    let mut worker = bench.connect(hello("w", &["job.a"], 10)).await;
+    pass(secs(2)).await;
+    let other = crate::support::caller("acme", "key:other", &[coretex_engine::Role::Submitter]);
+    for number in 0..3 {
+        let name = format!("old-{number}");
+        bench
+            .submit(keyed(&name, "k", 10, ConcurrencyAction::Queue))
+            .await;
+        pass(millis(1)).await;
+    }
+    worker.assignments(3).await;
+    let replacing = |name: &str| keyed(name, "k", 1, ConcurrencyAction::CancelOldest);
+    bench
+        .engine
+        .submit_job(&other, replacing("theirs"))
+        .await
+        .unwrap();
+    worker.quiet(secs(3)).await;
+    bench.submit(replacing("mine")).await;
+    assert_eq!(worker.cancel().await.job_id, id("old-0"));
+    bench.audit().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_job_never_makes_room_for_itself() {
+    let bench = Bench::new().await;
+    let mut worker = bench.connect(hello("w", &["job.a"], 2)).await;
+    pass(secs(2)).await;
+    // Of one kind but for what they ask for at the limit.
+    bench
+        .submit(keyed("first", "k", 1, ConcurrencyAction::CancelOldest))
+        .await;
+    pass(millis(1)).await;
+    bench
+        .submit(keyed("second", "k", 1, ConcurrencyAction::Queue))
+        .await;
+    let attempt = worker.assignment().await;
+    assert_eq!(attempt.job_id, id("first"));
+    worker.quiet(secs(5)).await;
+    assert!(worker.succeed(&attempt).await);
+    assert_eq!(worker.assignment().await.job_id, id("second"));
+    bench.audit().await;
+}

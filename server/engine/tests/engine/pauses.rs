@@ -213,15 +213,27 @@ fn own_of(tenant: &str) -> PauseScope {
 #[tokio::test(start_paused = true)]
 async fn there_are_so_many_pauses_and_no_more() {
     let bench = Bench::new().await;
+    let system = Caller {
+        system: true,
+        ..admin()
+    };
+    // A tenant makes a hundred, and whoever runs the installation the rest.
     for number in 0..MAX_PAUSES {
-        let paused = bench
-            .engine
-            .pause_jobs(&ADMIN, pool(&format!("p-{number}")), String::new());
+        let scope = pool(&format!("p-{number}"));
+        if number == 100 {
+            let own = operator("acme");
+            let refused = bench.engine.pause_jobs(&own, scope.clone(), String::new());
+            assert!(matches!(
+                refused.await,
+                Err(Error::TooManyPauses { limit: 100 })
+            ));
+        }
+        let paused = bench.engine.pause_jobs(&system, scope, String::new());
         paused.await.unwrap();
     }
     let again = bench
         .engine
-        .pause_jobs(&ADMIN, pool("p-0"), "other".to_owned());
+        .pause_jobs(&system, pool("p-0"), "other".to_owned());
     assert_eq!(again.await.unwrap().reason, "");
     let refused = bench.engine.pause_jobs(&ADMIN, pool("more"), String::new());
     assert!(matches!(refused.await, Err(Error::TooManyPauses { .. })));
@@ -252,4 +264,35 @@ async fn pools_say_whether_they_are_paused() {
         .await
         .unwrap();
     assert!(paused().await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_paused_job_of_several_slots_keeps_no_worker_from_others() {
+    let bench = Bench::new().await;
+    let mut worker = bench.connect(hello("w", &["job.a", "job.b"], 2)).await;
+    let paused = bench
+        .engine
+        .pause_jobs(&ADMIN, topic("job.b"), String::new());
+    paused.await.unwrap();
+    let mut large = named("job.b", "large");
+    large.spec.placement.slots = coretex_core::job::Slots(2);
+    bench.submit(large).await;
+    pass(secs(2)).await;
+    for number in 0..4 {
+        bench
+            .submit(named("job.a", &format!("small-{number}")))
+            .await;
+    }
+    let mut done = 0;
+    while done < 4 {
+        match worker.next().await {
+            ToWorker::Assignment { attempt, .. } => {
+                assert!(attempt.job_id.as_str().starts_with("small"));
+                worker.finish(&attempt, crate::support::succeeded()).await;
+            }
+            ToWorker::ResultAck { .. } => done += 1,
+            other => panic!("{other:?}"),
+        }
+    }
+    bench.audit().await;
 }

@@ -247,7 +247,8 @@ impl State {
         let mut picked = Vec::new();
         // Workers whose slots are gathered for a job that takes several.
         let mut kept = HashSet::new();
-        while picked.len() < limit {
+        let mut free: usize = self.sessions.values().map(SessionState::free_slots).sum();
+        while picked.len() < limit && free > 0 {
             let mut classes = Class::ALL;
             if self.fairness.critical_run >= CRITICAL_RUN {
                 classes.swap(0, 1);
@@ -268,8 +269,11 @@ impl State {
                     .push(Reverse(current));
                 continue;
             }
+            let fleet = self.fleet;
             let Some(sample) = self
                 .group(&head.topic, &head.group)
+                // Who could run these is known: nobody here.
+                .filter(|group| group.suited != Some((fleet, false)))
                 .map(|group| Arc::clone(&group.sample))
             else {
                 continue;
@@ -294,6 +298,7 @@ impl State {
                 let weight = self.routing.tenant(&sample.tenant).weight;
                 self.fairness.take(&sample, head.class, weight);
                 self.claiming.insert(name);
+                free = free.saturating_sub(sample.spec.placement.slots.0 as usize);
                 picked.push(Picked {
                     key: head.key,
                     topic: head.topic,

@@ -281,10 +281,15 @@ impl Engine {
         let keys: Vec<Key> = jobs.iter().map(key).collect();
         let read = match self.store().get(self.shard(), &keys).await {
             Ok(read) => read.value,
-            Err(coretex_store::StoreError::DataLoss { what }) => {
-                tracing::error!(%what, "output of jobs not readable");
-                return Ok(vec![None; jobs.len()]);
+            Err(coretex_store::StoreError::DataLoss { what }) if jobs.len() > 1 => {
+                tracing::error!(%what, "output of a job not readable");
+                let mut streams = Vec::with_capacity(jobs.len());
+                for job in jobs {
+                    streams.extend(Box::pin(self.streams_of(std::slice::from_ref(job))).await?);
+                }
+                return Ok(streams);
             }
+            Err(coretex_store::StoreError::DataLoss { .. }) => return Ok(vec![None]),
             Err(error) => return Err(error.into()),
         };
         let decode = |record: Option<coretex_store::Record>| {
