@@ -16,6 +16,7 @@ mod rows;
 mod scheduler;
 mod server;
 mod source;
+mod streaming;
 mod worker;
 
 use std::path::PathBuf;

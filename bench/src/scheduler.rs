@@ -1,5 +1,5 @@
-//! The rows on the scheduler, and the one with many workers. Fairness and urgent jobs are in
-//! [`fairness`](crate::fairness), the cost of claims is in [`claims`](crate::claims), what plays the
+//! The rows on the scheduler, and the one with many workers. Streamed output is in
+//! [`streaming`](crate::streaming), fairness and urgent jobs are in [`fairness`](crate::fairness), the cost of claims is in [`claims`](crate::claims), what plays the
 //! workers in [`fleet`](crate::fleet).
 
 use std::time::{Duration, Instant};
@@ -38,6 +38,9 @@ impl Bench {
             raise_open_files(workers as u64 + OTHER_FILES)?;
             self.workers(Keeping::Fsync, workers, workers).await?;
             self.workers(Keeping::Fsync, workers, SHARED).await?;
+        }
+        if self.wants("q") {
+            self.streaming(Keeping::Fsync).await?;
         }
         Ok(())
     }

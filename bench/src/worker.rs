@@ -8,6 +8,8 @@ use coretex::{Client, Worker};
 
 use crate::Result;
 
+/// What is streamed at once.
+const PIECE: [u8; 4_096] = [b'x'; 4_096];
 /// What a process with workers says when they are in their sessions.
 pub(crate) const CONNECTED: &str = "connected";
 /// What it says when it has had as many jobs as it was told.
@@ -32,6 +34,9 @@ pub(crate) struct Args {
     /// The credential. Default: none.
     #[arg(long)]
     api_key: Option<String>,
+    /// Streams so many bytes of output for each job, in pieces of 4 KiB.
+    #[arg(long, default_value_t = 0)]
+    stream_bytes: usize,
     /// Says `handled` when it has had so many jobs.
     #[arg(long)]
     report: Option<usize>,
@@ -47,9 +52,12 @@ pub(crate) async fn run(args: Args) -> Result<()> {
     let worker = Worker::new(client.build()?)
         .topic(args.topic)
         .max_parallel_jobs(args.parallel)
-        .handler(move |_context, job| {
+        .handler(move |context, job| {
             let handled = Arc::clone(&handled);
             async move {
+                for _ in 0..args.stream_bytes / PIECE.len() {
+                    context.output(PIECE).await;
+                }
                 if !work.is_zero() {
                     let part = if args.spread {
                         rand::random_range(0.5..1.5)
