@@ -17,6 +17,8 @@ use coretex_testbench::SeededIds;
 pub enum Defect {
     /// A record is replaced whatever its version is: updates are lost.
     IgnoresVersions,
+    /// A limit on the size of an index is not looked at.
+    IgnoresSizes,
     /// What exists already is created again.
     Overwrites,
     /// Now and then a commit that is answered is not applied.
@@ -41,8 +43,9 @@ pub enum Defect {
 
 impl Defect {
     /// Every defect.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::IgnoresVersions,
+        Self::IgnoresSizes,
         Self::Overwrites,
         Self::LosesCommits,
         Self::RefusesApplied,
@@ -62,6 +65,7 @@ impl Defect {
             Self::ForgetsDue => Some(b"due"),
             Self::ForgetsReady => Some(b"ready"),
             Self::IgnoresVersions
+            | Self::IgnoresSizes
             | Self::Overwrites
             | Self::LosesCommits
             | Self::RefusesApplied
@@ -129,6 +133,11 @@ impl DefectiveStore {
         match self.defect {
             Defect::IgnoresVersions if batch.preconditions.iter().any(|one| of(one, true)) => {
                 batch = self.at_any_rate(batch).await;
+            }
+            Defect::IgnoresSizes => {
+                batch
+                    .preconditions
+                    .retain(|one| !matches!(one, Precondition::SizeBelow { .. }));
             }
             Defect::Overwrites if batch.preconditions.iter().any(|one| of(one, false)) => {
                 batch = self.at_any_rate(batch).await;

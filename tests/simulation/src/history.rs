@@ -11,6 +11,7 @@ use futures::FutureExt;
 
 use crate::cluster::Cluster;
 use crate::defect::Defect;
+use crate::limits;
 use crate::points::Points;
 use crate::process::Process;
 use crate::world::{Tally, World};
@@ -128,6 +129,7 @@ async fn world(plan: Plan) -> World {
         },
         // One server may be the only one, or not know whether it is.
         exclusive: servers == 1 && !seed.is_multiple_of(2),
+        routing: limits::tables(),
         ..Setup::default()
     };
     let points = std::sync::Arc::<Points>::default();

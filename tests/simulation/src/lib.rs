@@ -21,6 +21,7 @@ mod cluster;
 mod cores;
 mod defect;
 mod history;
+mod limits;
 mod lives;
 mod points;
 mod process;

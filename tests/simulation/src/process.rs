@@ -16,6 +16,8 @@ use crate::world::{TOPICS, World};
 #[derive(Clone, Debug)]
 pub(crate) struct Run {
     pub(crate) attempt: AttemptRef,
+    /// How many slots it takes.
+    pub(crate) slots: u32,
     pub(crate) started: bool,
     /// It may begin: the start is committed, or does not have to be.
     pub(crate) confirmed: bool,
@@ -363,20 +365,24 @@ impl World {
                         self.alone(&stored, &attempt);
                     }
                 }
+                self.within_limits(&job, &attempt).await;
+                let slots = job.spec.placement.slots.0;
                 let process = &mut self.processes[number];
-                let unanswered = process
+                let used: u32 = process
                     .runs
                     .iter()
                     .filter(|run| run.result.is_none())
-                    .count();
+                    .map(|run| run.slots)
+                    .sum();
                 assert!(
-                    unanswered < process.slots as usize,
-                    "{} has {unanswered} of {} slots in use and gets another",
+                    used + slots <= process.slots,
+                    "{} has {used} of {} slots in use and gets a job that takes {slots}",
                     process.name,
                     process.slots
                 );
                 process.runs.push(Run {
                     attempt,
+                    slots,
                     started: false,
                     confirmed: !job.spec.confirm_start,
                     since: Instant::now(),

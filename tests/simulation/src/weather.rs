@@ -171,14 +171,16 @@ impl World {
         let slots = 1 + self.dice.below(4) as u32;
         let still = self.cluster.is_still(self.processes[number].place);
         let process = &mut self.processes[number];
-        process.slots = process.slots.max(slots);
+        let slots = process.slots.max(slots);
         if let Some(connection) = &process.connection
             && !still
         {
             let more = FromWorker::Capacity {
-                max_parallel_jobs: process.slots,
+                max_parallel_jobs: slots,
             };
-            drop(connection.session.receive(more).await);
+            if connection.session.receive(more).await.is_ok() {
+                process.slots = slots;
+            }
         }
     }
 

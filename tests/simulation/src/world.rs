@@ -30,6 +30,10 @@ pub struct Tally {
     pub moved: u64,
     /// Attempts that were lost with a worker or a server.
     pub lost: u64,
+    /// Jobs that were refused because their keys were full.
+    pub refused: u64,
+    /// Limits that were met when everything was checked.
+    pub met: u64,
     /// Servers that died.
     pub deaths: u64,
     /// Servers that stood still.
@@ -45,6 +49,8 @@ impl std::ops::AddAssign for Tally {
         self.kept += other.kept;
         self.moved += other.moved;
         self.lost += other.lost;
+        self.refused += other.refused;
+        self.met += other.met;
         self.deaths += other.deaths;
         self.standstills += other.standstills;
         self.checks += other.checks;

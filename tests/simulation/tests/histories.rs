@@ -26,6 +26,8 @@ fn is_eventful(tally: Tally, histories: u64) {
     for rare in [
         tally.kept,
         tally.moved,
+        tally.refused,
+        tally.met,
         tally.lost,
         tally.standstills,
         tally.checks,
