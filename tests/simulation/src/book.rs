@@ -19,6 +19,8 @@ pub(crate) struct Book {
     pub(crate) accepted: BTreeSet<Name>,
     /// Every job of which a client does not know whether it is.
     pub(crate) perhaps: BTreeMap<Name, SubmitJob>,
+    /// Every job whose dead letter anybody retried.
+    pub(crate) retried: BTreeSet<Name>,
     /// Every lease that any worker was ever handed.
     handed: BTreeSet<LeaseId>,
     /// Successes that were acknowledged as applied, by job.
@@ -69,6 +71,38 @@ impl Book {
         }
     }
 
+    /// Whether it came of a dead letter that somebody retried.
+    fn is_retry(&self, job: &Job) -> bool {
+        job.rerun_of.as_ref().is_some_and(|old| {
+            let old = (job.tenant.to_string(), old.clone());
+            self.retried.contains(&old)
+        })
+    }
+
+    /// Of each dead letter that was dealt with came one new job, and of no other.
+    fn compare_retries(&self, jobs: &[Job], by_name: &BTreeMap<Name, &Job>) {
+        let mut made: BTreeMap<Name, u32> = BTreeMap::new();
+        for job in jobs {
+            if let Some(old) = &job.rerun_of {
+                let old = (job.tenant.to_string(), old.clone());
+                *made.entry(old).or_default() += 1;
+            }
+        }
+        for name in &self.retried {
+            let made = made.remove(name).unwrap_or(0);
+            let left = by_name[name].dead_letter.is_some();
+            assert_eq!(
+                made,
+                u32::from(!left),
+                "new jobs of the dead letter {name:?}"
+            );
+        }
+        assert!(
+            made.is_empty(),
+            "dead letters that nobody retried: {made:?}"
+        );
+    }
+
     /// What was told must be what stands in the store.
     pub(crate) fn compare(&mut self, jobs: &[Job]) {
         let by_name: BTreeMap<Name, &Job> = jobs
@@ -83,7 +117,11 @@ impl Book {
         }
         for name in by_name.keys() {
             let known = self.accepted.contains(name) || self.perhaps.contains_key(name);
-            assert!(known, "{name:?} was never submitted");
+            let retried = self.is_retry(by_name[name]);
+            assert!(known || retried, "{name:?} was never submitted");
+        }
+        if !self.forgets {
+            self.compare_retries(jobs, &by_name);
         }
         for (name, lease) in &self.succeeded {
             let Some(job) = by_name.get(name) else {

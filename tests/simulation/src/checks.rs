@@ -49,6 +49,7 @@ impl World {
         }
         self.views_agree().await;
         let audit = self.audit().await;
+        self.see_pauses().await;
         let running = Running::of(&audit.jobs);
         let open = audit.jobs.iter().filter(|job| !job.state.is_terminal());
         for job in open.take(8) {
@@ -117,6 +118,7 @@ impl World {
             "no_workers" => listens().next().is_none(),
             "no_worker_matches" => !listens().any(able),
             "all_workers_busy" => remembered || listens().any(able),
+            "pool_paused" | "topic_paused" | "tenant_paused" => self.is_paused(job, code),
             "tenant_limit" => running.is_tenant_full(job),
             "concurrency_key" => running.is_key_full(job),
             "not_before" | "backoff" | "throttled" => scheduled,
@@ -148,6 +150,8 @@ impl World {
         }
         let (mut passed, mut idle) = (0, 0);
         while passed < PATIENCE && (passed < LATEST || idle < 2) {
+            // A pause whose commit was held up may come only now.
+            self.resume_all().await;
             for number in 0..self.processes.len() {
                 if self.processes[number].connection.is_none() {
                     let cut = self.one_in(2);

@@ -51,7 +51,7 @@ impl World {
         if self.one_in(5) {
             spec.on_worker_loss = WorkerLossPolicy::Fail;
         }
-        if self.one_in(3) {
+        if self.one_in(2) {
             spec.concurrency = Some(any_key(dice));
         }
         if self.one_in(6) {

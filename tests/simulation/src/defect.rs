@@ -37,13 +37,15 @@ pub enum Defect {
     ForgetsHeld,
     /// No timer is ever found in the index of clocks.
     ForgetsDue,
+    /// Nothing is ever found to be paused.
+    ForgetsPaused,
     /// No waiting job is ever found in its queue.
     ForgetsReady,
 }
 
 impl Defect {
     /// Every defect.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::IgnoresVersions,
         Self::IgnoresSizes,
         Self::Overwrites,
@@ -56,6 +58,7 @@ impl Defect {
         Self::ForgetsHeld,
         Self::ForgetsDue,
         Self::ForgetsReady,
+        Self::ForgetsPaused,
     ];
 
     /// The index that seems to be empty.
@@ -63,6 +66,7 @@ impl Defect {
         match self {
             Self::ForgetsHeld => Some(b"held"),
             Self::ForgetsDue => Some(b"due"),
+            Self::ForgetsPaused => Some(b"paused"),
             Self::ForgetsReady => Some(b"ready"),
             Self::IgnoresVersions
             | Self::IgnoresSizes

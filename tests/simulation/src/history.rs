@@ -141,7 +141,7 @@ async fn world(plan: Plan) -> World {
 
 impl World {
     async fn step(&mut self) {
-        let die = self.dice.below(100);
+        let die = self.dice.below(104);
         self.note(format_args!("step {die}"));
         let several = self.cluster.servers.len() > 1;
         match die {
@@ -160,8 +160,11 @@ impl World {
             91..93 => self.look().await,
             93..95 => self.operate().await,
             95..97 => self.change_mind(),
-            _ => self.replay().await,
+            97..100 => self.replay().await,
+            100..102 => self.pause_or_resume().await,
+            _ => self.retry_dead_letter().await,
         }
+        self.see_pauses().await;
         self.cluster.wake_up();
         self.hear().await;
     }

@@ -23,6 +23,7 @@ mod defect;
 mod history;
 mod limits;
 mod lives;
+mod operators;
 mod points;
 mod process;
 mod weather;

@@ -366,6 +366,8 @@ impl World {
                     }
                 }
                 self.within_limits(&job, &attempt).await;
+                let place = self.processes[number].place;
+                self.not_paused(place, &job).await;
                 let slots = job.spec.placement.slots.0;
                 let process = &mut self.processes[number];
                 let used: u32 = process

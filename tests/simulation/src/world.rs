@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use crate::book::Book;
 use crate::cluster::Cluster;
+use crate::operators::StandingPauses;
 use crate::points::Points;
 use crate::process::Process;
 
@@ -34,6 +35,10 @@ pub struct Tally {
     pub refused: u64,
     /// Limits that were met when everything was checked.
     pub met: u64,
+    /// Pauses that operators were told are in force.
+    pub pauses: u64,
+    /// Dead letters that were retried.
+    pub retried: u64,
     /// Servers that died.
     pub deaths: u64,
     /// Servers that stood still.
@@ -51,6 +56,8 @@ impl std::ops::AddAssign for Tally {
         self.lost += other.lost;
         self.refused += other.refused;
         self.met += other.met;
+        self.pauses += other.pauses;
+        self.retried += other.retried;
         self.deaths += other.deaths;
         self.standstills += other.standstills;
         self.checks += other.checks;
@@ -67,6 +74,7 @@ pub(crate) struct World {
     pub(crate) fleet: Caller,
     pub(crate) processes: Vec<Process>,
     pub(crate) book: Book,
+    pub(crate) pauses: StandingPauses,
     pub(crate) tally: Tally,
     pub(crate) keys: u32,
     pub(crate) last_death: Option<Instant>,
@@ -88,6 +96,7 @@ impl World {
             fleet: serving(&TENANTS),
             processes,
             book: Book::default(),
+            pauses: StandingPauses::new(),
             tally: Tally::default(),
             keys: 0,
             last_death: None,

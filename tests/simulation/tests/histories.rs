@@ -28,6 +28,8 @@ fn is_eventful(tally: Tally, histories: u64) {
         tally.moved,
         tally.refused,
         tally.met,
+        tally.pauses,
+        tally.retried,
         tally.lost,
         tally.standstills,
         tally.checks,
