@@ -23,6 +23,8 @@ pub(crate) struct Book {
     pub(crate) retried: BTreeSet<Name>,
     /// Every lease that any worker was ever handed.
     handed: BTreeSet<LeaseId>,
+    /// How many pieces of both channels have to be stored, by attempt.
+    pub(crate) streamed: BTreeMap<LeaseId, (AttemptRef, [u32; 2])>,
     /// Successes that were acknowledged as applied, by job.
     succeeded: BTreeMap<Name, LeaseId>,
     /// Jobs that somebody has seen ended, by name and acceptance, and how.
@@ -58,6 +60,13 @@ impl Book {
             "two results of {} were applied",
             attempt.job_id
         );
+    }
+
+    /// Pieces of a stream up to this one have to be stored.
+    pub(crate) fn stored(&mut self, attempt: &AttemptRef, channel: usize, sequence: u32) {
+        let new = || (attempt.clone(), [0, 0]);
+        let (_, stored) = self.streamed.entry(attempt.lease_id).or_insert_with(new);
+        stored[channel] = stored[channel].max(sequence);
     }
 
     /// Somebody sees a job: what has ended stays as it ended.

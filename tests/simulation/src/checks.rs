@@ -256,6 +256,7 @@ impl World {
                 job.id, job.state, job.events
             );
         }
+        self.streams_are_whole().await;
         assert!(audit.held.is_empty(), "slots in use: {:?}", audit.held);
         self.views_agree().await;
         for tenant in TENANTS {

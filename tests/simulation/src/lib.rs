@@ -26,6 +26,7 @@ mod lives;
 mod operators;
 mod points;
 mod process;
+mod streams;
 mod weather;
 mod world;
 

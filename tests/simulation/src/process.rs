@@ -10,6 +10,7 @@ use tokio::sync::mpsc::error::TryRecvError;
 use tokio::time::Instant;
 
 use crate::points::{Point, Strike, take_store_away};
+use crate::streams::{Stream, Streams};
 use crate::world::{TOPICS, World};
 
 /// What a worker process does with an attempt.
@@ -18,6 +19,8 @@ pub(crate) struct Run {
     pub(crate) attempt: AttemptRef,
     /// How many slots it takes.
     pub(crate) slots: u32,
+    /// What it has streamed.
+    pub(crate) streams: Streams,
     pub(crate) started: bool,
     /// It may begin: the start is committed, or does not have to be.
     pub(crate) confirmed: bool,
@@ -25,6 +28,14 @@ pub(crate) struct Run {
     pub(crate) told_to_stop: bool,
     /// Its result, once it has one, sent until it is acknowledged.
     pub(crate) result: Option<Outcome>,
+}
+
+impl Run {
+    /// Whether its worker has to keep it over a reconnection. A result alone is taken from whoever
+    /// brings it; output is taken of attempts that are kept.
+    fn is_wanted(&self) -> bool {
+        self.result.is_none() || self.streams.iter().any(Stream::is_unacknowledged)
+    }
 }
 
 /// A worker process: it outlives its connections.
@@ -106,7 +117,7 @@ impl World {
         let listed: Vec<AttemptRef> = process
             .runs
             .iter()
-            .filter(|run| run.result.is_none())
+            .filter(|run| run.is_wanted())
             .map(|run| run.attempt.clone())
             .collect();
         let mut hello = Hello {
@@ -143,6 +154,8 @@ impl World {
         process.runs.retain(|run| !revoked.contains(&run.attempt));
         let inbox = session.outbound();
         process.connection = Some(Worker { session, inbox });
+        self.stream_again(number).await;
+        let process = &self.processes[number];
         // Results that were not acknowledged are sent again.
         let results: Vec<_> = process
             .runs
@@ -260,7 +273,7 @@ impl World {
         let place = self.dice.below(process.runs.len() as u64) as usize;
         let run = process.runs[place].clone();
         let attempt = run.attempt.clone();
-        let say = match self.dice.below(10) {
+        let say = match self.dice.below(13) {
             0..2 if run.result.is_none() => {
                 self.processes[number].runs[place].started = true;
                 FromWorker::Started(attempt)
@@ -277,13 +290,25 @@ impl World {
                     reason: "not now".to_owned(),
                 }
             }
+            4..7 if run.result.is_none() => {
+                self.stream(number, &attempt).await;
+                return;
+            }
             _ => {
+                // Some say a last word that is not acknowledged before the result comes.
+                if run.result.is_none() && self.one_in(2) {
+                    self.stream(number, &attempt).await;
+                }
                 let outcome = run.result.unwrap_or_else(|| match self.dice.below(5) {
                     0 => failed("broken"),
                     1 if run.told_to_stop => Outcome::Cancelled,
                     _ => succeeded(),
                 });
-                self.processes[number].runs[place].result = Some(outcome.clone());
+                for run in &mut self.processes[number].runs {
+                    if run.attempt == attempt {
+                        run.result = Some(outcome.clone());
+                    }
+                }
                 self.report(number, &attempt, outcome).await;
                 return;
             }
@@ -385,6 +410,7 @@ impl World {
                 process.runs.push(Run {
                     attempt,
                     slots,
+                    streams: Streams::default(),
                     started: false,
                     confirmed: !job.spec.confirm_start,
                     since: Instant::now(),
@@ -399,6 +425,11 @@ impl World {
                         && applied
                     {
                         self.book.applied(&attempt, outcome);
+                        for (channel, stream) in run.streams.iter().enumerate() {
+                            if stream.said > 0 {
+                                self.book.stored(&attempt, channel, stream.said);
+                            }
+                        }
                     }
                 }
             }
@@ -414,7 +445,16 @@ impl World {
                     run.confirmed |= run.attempt == attempt;
                 }
             }
-            ToWorker::OutputAck { .. } | ToWorker::Drain { .. } => {}
+            ToWorker::OutputAck {
+                attempt,
+                channel,
+                sequence,
+                resend,
+            } => {
+                self.hear_stored(number, &attempt, channel, sequence, resend)
+                    .await;
+            }
+            ToWorker::Drain { .. } => {}
         }
     }
 

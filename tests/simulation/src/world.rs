@@ -39,6 +39,8 @@ pub struct Tally {
     pub pauses: u64,
     /// Dead letters that were retried.
     pub retried: u64,
+    /// Pieces of output that are stored in the end.
+    pub streamed: u64,
     /// Servers that died.
     pub deaths: u64,
     /// Servers that stood still.
@@ -58,6 +60,7 @@ impl std::ops::AddAssign for Tally {
         self.met += other.met;
         self.pauses += other.pauses;
         self.retried += other.retried;
+        self.streamed += other.streamed;
         self.deaths += other.deaths;
         self.standstills += other.standstills;
         self.checks += other.checks;

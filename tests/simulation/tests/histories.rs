@@ -28,6 +28,7 @@ fn is_eventful(tally: Tally, histories: u64) {
         tally.moved,
         tally.refused,
         tally.met,
+        tally.streamed,
         tally.pauses,
         tally.retried,
         tally.lost,
