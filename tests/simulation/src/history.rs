@@ -17,9 +17,9 @@ use crate::process::Process;
 use crate::world::{Tally, World};
 
 /// Steps of a history.
-pub const STEPS: u32 = 200;
+pub const STEPS: u32 = 180;
 /// Steps after which the store is audited.
-const AUDIT_EVERY: u32 = 50;
+const AUDIT_EVERY: u32 = 45;
 /// The step at which it is calm for a while.
 const CALM_AT: u32 = 120;
 

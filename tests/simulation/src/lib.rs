@@ -21,6 +21,7 @@ mod cluster;
 mod cores;
 mod defect;
 mod history;
+mod inbox;
 mod limits;
 mod lives;
 mod operators;
