@@ -19,8 +19,12 @@ pub(crate) struct Book {
     pub(crate) accepted: BTreeSet<Name>,
     /// Every job of which a client does not know whether it is.
     pub(crate) perhaps: BTreeMap<Name, SubmitJob>,
+    /// Every job whose dead letter anybody retried.
+    pub(crate) retried: BTreeSet<Name>,
     /// Every lease that any worker was ever handed.
     handed: BTreeSet<LeaseId>,
+    /// How many pieces of both channels have to be stored, by attempt.
+    pub(crate) streamed: BTreeMap<LeaseId, (AttemptRef, [u32; 2])>,
     /// Successes that were acknowledged as applied, by job.
     succeeded: BTreeMap<Name, LeaseId>,
     /// Jobs that somebody has seen ended, by name and acceptance, and how.
@@ -58,6 +62,13 @@ impl Book {
         );
     }
 
+    /// Pieces of a stream up to this one have to be stored.
+    pub(crate) fn stored(&mut self, attempt: &AttemptRef, channel: usize, sequence: u32) {
+        let new = || (attempt.clone(), [0, 0]);
+        let (_, stored) = self.streamed.entry(attempt.lease_id).or_insert_with(new);
+        stored[channel] = stored[channel].max(sequence);
+    }
+
     /// Somebody sees a job: what has ended stays as it ended.
     pub(crate) fn saw(&mut self, job: &Job) {
         let name = (job.tenant.to_string(), job.id.clone());
@@ -67,6 +78,38 @@ impl Book {
         } else if job.state.is_terminal() {
             self.ended.insert(name, job.state);
         }
+    }
+
+    /// Whether it came of a dead letter that somebody retried.
+    fn is_retry(&self, job: &Job) -> bool {
+        job.rerun_of.as_ref().is_some_and(|old| {
+            let old = (job.tenant.to_string(), old.clone());
+            self.retried.contains(&old)
+        })
+    }
+
+    /// Of each dead letter that was dealt with came one new job, and of no other.
+    fn compare_retries(&self, jobs: &[Job], by_name: &BTreeMap<Name, &Job>) {
+        let mut made: BTreeMap<Name, u32> = BTreeMap::new();
+        for job in jobs {
+            if let Some(old) = &job.rerun_of {
+                let old = (job.tenant.to_string(), old.clone());
+                *made.entry(old).or_default() += 1;
+            }
+        }
+        for name in &self.retried {
+            let made = made.remove(name).unwrap_or(0);
+            let left = by_name[name].dead_letter.is_some();
+            assert_eq!(
+                made,
+                u32::from(!left),
+                "new jobs of the dead letter {name:?}"
+            );
+        }
+        assert!(
+            made.is_empty(),
+            "dead letters that nobody retried: {made:?}"
+        );
     }
 
     /// What was told must be what stands in the store.
@@ -83,7 +126,11 @@ impl Book {
         }
         for name in by_name.keys() {
             let known = self.accepted.contains(name) || self.perhaps.contains_key(name);
-            assert!(known, "{name:?} was never submitted");
+            let retried = self.is_retry(by_name[name]);
+            assert!(known || retried, "{name:?} was never submitted");
+        }
+        if !self.forgets {
+            self.compare_retries(jobs, &by_name);
         }
         for (name, lease) in &self.succeeded {
             let Some(job) = by_name.get(name) else {

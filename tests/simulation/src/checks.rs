@@ -1,6 +1,7 @@
 //! What must be true: of the store at any time, of the servers' memory and of diagnoses when it has
 //! been quiet for a while, and of every job in the end.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use coretex_core::id::WorkerId;
@@ -11,6 +12,8 @@ use coretex_store::{Range, Shard, Store};
 use coretex_testbench::{Answer, Audit, admin, caller, pass, secs, succeeded};
 use tokio::time::Instant;
 
+use crate::limits::Running;
+use crate::process::Process;
 use crate::world::{TENANTS, World};
 
 /// Long enough for every server to compare its slots with the store twice, to read what the others
@@ -30,6 +33,7 @@ impl World {
         self.tally.checks += 1;
         let audit = self.cluster.audit().await;
         self.book.compare(&audit.jobs);
+        self.tally.met += Running::of(&audit.jobs).check();
         audit
     }
 
@@ -45,6 +49,8 @@ impl World {
         }
         self.views_agree().await;
         let audit = self.audit().await;
+        self.see_pauses().await;
+        let running = Running::of(&audit.jobs);
         let open = audit.jobs.iter().filter(|job| !job.state.is_terminal());
         for job in open.take(8) {
             let Some(engine) = self.any_engine() else {
@@ -53,7 +59,7 @@ impl World {
             let who = caller(job.tenant.as_str(), "key:x", &[Role::Admin]);
             let diagnosis = engine.diagnose_job(&who, &job.id).await.unwrap();
             if diagnosis.state == job.state {
-                self.is_true(job, &diagnosis);
+                self.is_true(job, &diagnosis, &running);
             }
         }
     }
@@ -61,6 +67,12 @@ impl World {
     /// Slots in memory are those in the store.
     async fn views_agree(&self) {
         let audit = self.cluster.audit().await;
+        let mut held = BTreeMap::<_, u32>::new();
+        for job in &audit.jobs {
+            for slot in job.slots() {
+                *held.entry(&slot.session).or_default() += job.spec.placement.slots.0;
+            }
+        }
         for place in self.cluster.awake() {
             let Some(engine) = self.engine(place) else {
                 continue;
@@ -72,10 +84,9 @@ impl World {
             };
             let (workers, _) = engine.list_workers(&self.fleet, everyone).await.unwrap();
             for worker in workers.iter().filter(|worker| worker.replica_id == own) {
-                let held = audit.held.get(worker.session_id.as_str());
                 assert_eq!(
-                    worker.active_jobs as usize,
-                    held.copied().unwrap_or(0),
+                    worker.active_jobs,
+                    held.get(&worker.session_id).copied().unwrap_or(0),
                     "slots of {} at server {place}",
                     worker.worker_id
                 );
@@ -84,17 +95,20 @@ impl World {
     }
 
     /// The first cause that a diagnosis names is one that the world can confirm.
-    fn is_true(&self, job: &Job, diagnosis: &Diagnosis) {
+    fn is_true(&self, job: &Job, diagnosis: &Diagnosis, running: &Running) {
         let code = diagnosis.causes.first().map_or("", |cause| &*cause.code);
         let listens = || {
             self.processes.iter().filter(|process| {
                 process.connection.is_some() && process.topics.contains(&job.spec.topic.as_str())
             })
         };
-        let able = |gpu: bool| match job.spec.metadata.requires.first().map(String::as_str) {
-            None => true,
-            Some("gpu") => gpu,
-            Some(_) => false,
+        let able = |process: &Process| {
+            let has = match job.spec.metadata.requires.first().map(String::as_str) {
+                None => true,
+                Some("gpu") => process.gpu,
+                Some(_) => false,
+            };
+            has && process.slots >= job.spec.placement.slots.0
         };
         let remembered = self
             .last_death
@@ -102,8 +116,11 @@ impl World {
         let scheduled = job.state == JobState::Scheduled;
         let holds = match code {
             "no_workers" => listens().next().is_none(),
-            "no_worker_matches" => !listens().any(|process| able(process.gpu)),
-            "all_workers_busy" => remembered || listens().any(|process| able(process.gpu)),
+            "no_worker_matches" => !listens().any(able),
+            "all_workers_busy" => remembered || listens().any(able),
+            "pool_paused" | "topic_paused" | "tenant_paused" => self.is_paused(job, code),
+            "tenant_limit" => running.is_tenant_full(job),
+            "concurrency_key" => running.is_key_full(job),
             "not_before" | "backoff" | "throttled" => scheduled,
             "undecided" => job.judge_at.is_some(),
             "cancel_requested" => job.cancel.is_some(),
@@ -133,6 +150,8 @@ impl World {
         }
         let (mut passed, mut idle) = (0, 0);
         while passed < PATIENCE && (passed < LATEST || idle < 2) {
+            // A pause whose commit was held up may come only now.
+            self.resume_all().await;
             for number in 0..self.processes.len() {
                 if self.processes[number].connection.is_none() {
                     let cut = self.one_in(2);
@@ -155,7 +174,7 @@ impl World {
     /// Whether nothing is under way: no slot is held, only jobs that nobody can take wait, and all
     /// workers have their answers.
     pub(crate) async fn is_idle(&self) -> bool {
-        let busy = |process: &crate::process::Process| !process.runs.is_empty();
+        let busy = |process: &Process| !process.runs.is_empty();
         if self.processes.iter().any(busy) || self.size("held").await > 0 {
             return false;
         }
@@ -167,7 +186,8 @@ impl World {
         waiting == 0 || self.only_impossible_wait(waiting).await
     }
 
-    async fn size(&self, index: &str) -> u64 {
+    /// How many members an index has.
+    pub(crate) async fn size(&self, index: &str) -> u64 {
         let index = bytes::Bytes::copy_from_slice(index.as_bytes());
         let range = Range::all(index);
         let count = self.cluster.base.count(Shard::Data(0), &range, u64::MAX);
@@ -236,6 +256,7 @@ impl World {
                 job.id, job.state, job.events
             );
         }
+        self.streams_are_whole().await;
         assert!(audit.held.is_empty(), "slots in use: {:?}", audit.held);
         self.views_agree().await;
         for tenant in TENANTS {

@@ -1,12 +1,13 @@
 //! What clients do: submit, ask again, cancel, look.
 
 use coretex_core::id::TenantId;
-use coretex_core::job::{JobState, Priority, WorkerLossPolicy};
+use coretex_core::job::{JobState, Priority, Slots, WorkerLossPolicy};
 use coretex_core::payload::Payload;
 use coretex_core::retry::RetryPolicy;
 use coretex_engine::{Engine, Error, JobFilter, PageRequest, Role, SubmitJob, WatchTarget};
 use coretex_testbench::{caller, id, millis, request, secs};
 
+use crate::limits::any_key;
 use crate::world::{TOPICS, World};
 
 impl World {
@@ -50,6 +51,12 @@ impl World {
         if self.one_in(5) {
             spec.on_worker_loss = WorkerLossPolicy::Fail;
         }
+        if self.one_in(2) {
+            spec.concurrency = Some(any_key(dice));
+        }
+        if self.one_in(6) {
+            spec.placement.slots = Slots(2);
+        }
         spec.max_redispatch = dice.below(4) as u32;
         spec.confirm_start = self.one_in(5);
         if self.one_in(10) {
@@ -90,6 +97,8 @@ impl World {
                 | Error::Contention
                 | Error::Draining,
             )) => {}
+            // It is one that is refused when its key is full. An earlier try may still be applied.
+            Ok(Err(Error::ConcurrencyLimitReached { .. })) => self.tally.refused += 1,
             // A replay of a job that retention has taken.
             Ok(Err(Error::NotFound { .. })) => {}
             Ok(Err(error)) => panic!("submit: {error}"),

@@ -20,6 +20,9 @@ use tokio::time::Instant;
 use crate::defect::{Defect, DefectiveStore};
 use crate::points::{Points, WatchedBus, WatchedStore};
 
+/// What was on its way while a server was in trouble is over after this time.
+pub(crate) const MENDED: Duration = secs(20);
+
 /// One server process.
 #[derive(Debug)]
 pub(crate) struct Server {
@@ -31,6 +34,8 @@ pub(crate) struct Server {
     pub(crate) bus: coretex_bus::Faulty,
     /// It stands still until then.
     pub(crate) still_until: Option<Instant>,
+    /// It reaches the store as it should from this store time on; `None` = it does not.
+    pub(crate) well_from: Option<Timestamp>,
 }
 
 impl Server {
@@ -42,11 +47,22 @@ impl Server {
     }
 
     /// The way to the store works again, and so does the server.
-    pub(crate) fn mend(&mut self) {
+    pub(crate) fn mend(&mut self, now: Timestamp) {
+        self.is_well_from(now + MENDED);
         self.link.restore();
         self.link.rates(FaultRates::default());
         self.bus.set_down(false);
         self.still_until = None;
+    }
+
+    /// One that does not reach the store does so from this time on.
+    pub(crate) fn is_well_from(&mut self, time: Timestamp) {
+        self.well_from.get_or_insert(time);
+    }
+
+    /// One that reaches the store has some trouble until this time.
+    pub(crate) fn is_unwell_until(&mut self, time: Timestamp) {
+        self.well_from = self.well_from.map(|well| well.max(time));
     }
 }
 
@@ -148,6 +164,7 @@ impl Cluster {
                         link,
                         bus,
                         still_until: None,
+                        well_from: Some(self.clock.now()),
                     });
                 }
                 Err(_) => pass(secs(1)).await,
@@ -186,18 +203,19 @@ impl Cluster {
 
     /// Servers that have stood still for long enough go on.
     pub(crate) fn wake_up(&mut self) {
-        let now = Instant::now();
+        let (now, store_time) = (Instant::now(), self.clock.now());
         for server in self.servers.iter_mut().flatten() {
             if server.still_until.is_some_and(|until| until <= now) {
-                server.mend();
+                server.mend(store_time);
             }
         }
     }
 
     /// Everything works again.
     pub(crate) fn mend_all(&mut self) {
+        let now = self.clock.now();
         for server in self.servers.iter_mut().flatten() {
-            server.mend();
+            server.mend(now);
             server.bus.set_faults(Faults::NONE);
         }
     }

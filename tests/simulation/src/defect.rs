@@ -17,6 +17,8 @@ use coretex_testbench::SeededIds;
 pub enum Defect {
     /// A record is replaced whatever its version is: updates are lost.
     IgnoresVersions,
+    /// A limit on the size of an index is not looked at.
+    IgnoresSizes,
     /// What exists already is created again.
     Overwrites,
     /// Now and then a commit that is answered is not applied.
@@ -35,14 +37,17 @@ pub enum Defect {
     ForgetsHeld,
     /// No timer is ever found in the index of clocks.
     ForgetsDue,
+    /// Nothing is ever found to be paused.
+    ForgetsPaused,
     /// No waiting job is ever found in its queue.
     ForgetsReady,
 }
 
 impl Defect {
     /// Every defect.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 13] = [
         Self::IgnoresVersions,
+        Self::IgnoresSizes,
         Self::Overwrites,
         Self::LosesCommits,
         Self::RefusesApplied,
@@ -53,6 +58,7 @@ impl Defect {
         Self::ForgetsHeld,
         Self::ForgetsDue,
         Self::ForgetsReady,
+        Self::ForgetsPaused,
     ];
 
     /// The index that seems to be empty.
@@ -60,8 +66,10 @@ impl Defect {
         match self {
             Self::ForgetsHeld => Some(b"held"),
             Self::ForgetsDue => Some(b"due"),
+            Self::ForgetsPaused => Some(b"paused"),
             Self::ForgetsReady => Some(b"ready"),
             Self::IgnoresVersions
+            | Self::IgnoresSizes
             | Self::Overwrites
             | Self::LosesCommits
             | Self::RefusesApplied
@@ -129,6 +137,11 @@ impl DefectiveStore {
         match self.defect {
             Defect::IgnoresVersions if batch.preconditions.iter().any(|one| of(one, true)) => {
                 batch = self.at_any_rate(batch).await;
+            }
+            Defect::IgnoresSizes => {
+                batch
+                    .preconditions
+                    .retain(|one| !matches!(one, Precondition::SizeBelow { .. }));
             }
             Defect::Overwrites if batch.preconditions.iter().any(|one| of(one, false)) => {
                 batch = self.at_any_rate(batch).await;

@@ -11,14 +11,15 @@ use futures::FutureExt;
 
 use crate::cluster::Cluster;
 use crate::defect::Defect;
+use crate::limits;
 use crate::points::Points;
 use crate::process::Process;
 use crate::world::{Tally, World};
 
 /// Steps of a history.
-pub const STEPS: u32 = 200;
+pub const STEPS: u32 = 180;
 /// Steps after which the store is audited.
-const AUDIT_EVERY: u32 = 50;
+const AUDIT_EVERY: u32 = 45;
 /// The step at which it is calm for a while.
 const CALM_AT: u32 = 120;
 
@@ -128,6 +129,7 @@ async fn world(plan: Plan) -> World {
         },
         // One server may be the only one, or not know whether it is.
         exclusive: servers == 1 && !seed.is_multiple_of(2),
+        routing: limits::tables(),
         ..Setup::default()
     };
     let points = std::sync::Arc::<Points>::default();
@@ -139,7 +141,7 @@ async fn world(plan: Plan) -> World {
 
 impl World {
     async fn step(&mut self) {
-        let die = self.dice.below(100);
+        let die = self.dice.below(104);
         self.note(format_args!("step {die}"));
         let several = self.cluster.servers.len() > 1;
         match die {
@@ -158,8 +160,11 @@ impl World {
             91..93 => self.look().await,
             93..95 => self.operate().await,
             95..97 => self.change_mind(),
-            _ => self.replay().await,
+            97..100 => self.replay().await,
+            100..102 => self.pause_or_resume().await,
+            _ => self.retry_dead_letter().await,
         }
+        self.see_pauses().await;
         self.cluster.wake_up();
         self.hear().await;
     }

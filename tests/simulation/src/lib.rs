@@ -5,8 +5,8 @@
 //!
 //! `history` runs random histories, `lives` walks through the life of a job and lets one fault
 //! strike at each point of it (`points`). Both use the same `world`: servers (`cluster`),
-//! worker processes (`process`), clients (`clients`), trouble (`weather`), what is owed to
-//! them (`book`), and what must be true (`checks`). `defect` breaks promises on purpose, to
+//! worker processes (`process`, `inbox`, `streams`), clients (`clients`), trouble (`weather`),
+//! operators (`operators`), what is owed to them (`book`), and what must be true (`checks`, `limits`). `defect` breaks promises on purpose, to
 //! show that the checks notice.
 #![expect(
     clippy::unwrap_used,
@@ -21,9 +21,13 @@ mod cluster;
 mod cores;
 mod defect;
 mod history;
+mod inbox;
+mod limits;
 mod lives;
+mod operators;
 mod points;
 mod process;
+mod streams;
 mod weather;
 mod world;
 

@@ -1,21 +1,24 @@
 //! Worker processes: they outlive their connections, keep what they run, and send results until they
-//! are acknowledged. What must hold of every message that they get is checked here.
+//! are acknowledged. What they are sent is in `inbox`, what they stream in `streams`.
 
 use coretex_core::job::transition::Outcome;
 use coretex_engine::{AttemptRef, FromWorker, Hello, ToWorker};
-use coretex_store::{Shard, Store, codec};
 
 use coretex_testbench::{Tap, Worker, failed, hello, millis, pass, secs, succeeded};
-use tokio::sync::mpsc::error::TryRecvError;
 use tokio::time::Instant;
 
 use crate::points::{Point, Strike, take_store_away};
+use crate::streams::{Stream, Streams};
 use crate::world::{TOPICS, World};
 
 /// What a worker process does with an attempt.
 #[derive(Clone, Debug)]
 pub(crate) struct Run {
     pub(crate) attempt: AttemptRef,
+    /// How many slots it takes.
+    pub(crate) slots: u32,
+    /// What it has streamed.
+    pub(crate) streams: Streams,
     pub(crate) started: bool,
     /// It may begin: the start is committed, or does not have to be.
     pub(crate) confirmed: bool,
@@ -23,6 +26,14 @@ pub(crate) struct Run {
     pub(crate) told_to_stop: bool,
     /// Its result, once it has one, sent until it is acknowledged.
     pub(crate) result: Option<Outcome>,
+}
+
+impl Run {
+    /// Whether its worker has to keep it over a reconnection. A result alone is taken from whoever
+    /// brings it; output is taken of attempts that are kept.
+    fn is_wanted(&self) -> bool {
+        self.result.is_none() || self.streams.iter().any(Stream::is_unacknowledged)
+    }
 }
 
 /// A worker process: it outlives its connections.
@@ -104,7 +115,7 @@ impl World {
         let listed: Vec<AttemptRef> = process
             .runs
             .iter()
-            .filter(|run| run.result.is_none())
+            .filter(|run| run.is_wanted())
             .map(|run| run.attempt.clone())
             .collect();
         let mut hello = Hello {
@@ -141,6 +152,8 @@ impl World {
         process.runs.retain(|run| !revoked.contains(&run.attempt));
         let inbox = session.outbound();
         process.connection = Some(Worker { session, inbox });
+        self.stream_again(number).await;
+        let process = &self.processes[number];
         // Results that were not acknowledged are sent again.
         let results: Vec<_> = process
             .runs
@@ -222,7 +235,7 @@ impl World {
     }
 
     /// What strikes just after a message has arrived.
-    fn strike_after(&mut self, number: usize, place: usize, strike: Strike) {
+    pub(crate) fn strike_after(&mut self, number: usize, place: usize, strike: Strike) {
         match strike {
             Strike::KillAfter => self.kill(place),
             Strike::Cut => self.processes[number].connection = None,
@@ -231,7 +244,7 @@ impl World {
         }
     }
 
-    fn take_store_away(&self, place: usize, strike: Strike) {
+    pub(crate) fn take_store_away(&self, place: usize, strike: Strike) {
         if let Some(server) = &self.cluster.servers[place] {
             take_store_away(&server.link, strike);
         }
@@ -258,7 +271,7 @@ impl World {
         let place = self.dice.below(process.runs.len() as u64) as usize;
         let run = process.runs[place].clone();
         let attempt = run.attempt.clone();
-        let say = match self.dice.below(10) {
+        let say = match self.dice.below(13) {
             0..2 if run.result.is_none() => {
                 self.processes[number].runs[place].started = true;
                 FromWorker::Started(attempt)
@@ -275,178 +288,30 @@ impl World {
                     reason: "not now".to_owned(),
                 }
             }
+            4..7 if run.result.is_none() => {
+                self.stream(number, &attempt).await;
+                return;
+            }
             _ => {
+                // Some say a last word that is not acknowledged before the result comes.
+                if run.result.is_none() && self.one_in(2) {
+                    self.stream(number, &attempt).await;
+                }
                 let outcome = run.result.unwrap_or_else(|| match self.dice.below(5) {
                     0 => failed("broken"),
                     1 if run.told_to_stop => Outcome::Cancelled,
                     _ => succeeded(),
                 });
-                self.processes[number].runs[place].result = Some(outcome.clone());
+                for run in &mut self.processes[number].runs {
+                    if run.attempt == attempt {
+                        run.result = Some(outcome.clone());
+                    }
+                }
                 self.report(number, &attempt, outcome).await;
                 return;
             }
         };
         self.say(number, say).await;
-    }
-
-    /// Workers read what they are sent.
-    pub(crate) async fn hear(&mut self) {
-        self.notice_deaths();
-        for number in 0..self.processes.len() {
-            loop {
-                let process = &mut self.processes[number];
-                let place = process.place;
-                if self.cluster.is_still(place) {
-                    break;
-                }
-                let Some(connection) = &mut process.connection else {
-                    process.held_up = None;
-                    break;
-                };
-                if let Some((until, message)) = process.held_up.take() {
-                    if Instant::now() < until {
-                        process.held_up = Some((until, message));
-                        break;
-                    }
-                    self.heard(number, message).await;
-                    continue;
-                }
-                match connection.inbox.try_recv() {
-                    Ok(message) => self.receive(number, place, message).await,
-                    Err(TryRecvError::Empty) => break,
-                    Err(TryRecvError::Disconnected) => {
-                        process.connection = None;
-                        break;
-                    }
-                }
-            }
-        }
-    }
-
-    /// A message comes to a worker.
-    async fn receive(&mut self, number: usize, place: usize, message: ToWorker) {
-        match self.points.reach(Point::Send) {
-            None => self.heard(number, message).await,
-            Some(Strike::KillBefore) => self.kill(place),
-            Some(Strike::Lost) => self.processes[number].connection = None,
-            Some(Strike::WorkerDies) => self.processes[number].die(),
-            Some(Strike::Delayed) => {
-                self.processes[number].held_up = Some((Instant::now() + secs(3), message));
-            }
-            Some(strike) => {
-                if matches!(strike, Strike::StoreDown | Strike::StoreStall) {
-                    self.take_store_away(place, strike);
-                }
-                self.heard(number, message).await;
-                self.strike_after(number, place, strike);
-            }
-        }
-    }
-
-    async fn heard(&mut self, number: usize, message: ToWorker) {
-        self.note(format_args!("w{number} hears {}", brief(&message)));
-        match message {
-            ToWorker::Assignment { job, attempt, .. } => {
-                let lease = attempt.lease_id;
-                self.book.hand_out(lease);
-                assert!(job.input.as_ref().is_none_or(|input| !input.is_apart()));
-                // It stands in the store: nothing comes from a commit that may not be applied.
-                let key = format!("job/{}\0{}", attempt.tenant, attempt.job_id).into_bytes();
-                let keys = [key.into()];
-                let read = self.cluster.base.get(Shard::Data(0), &keys).await.unwrap();
-                if let Some(record) = &read.value[0] {
-                    let (_, stored) =
-                        codec::decode::<coretex_core::job::Job>(&record.value).unwrap();
-                    let known = stored.attempts.iter().any(|one| one.lease_id == lease);
-                    assert!(known, "{lease} was handed out before its commit");
-                    if stored.holds(lease) {
-                        self.alone(&stored, &attempt);
-                    }
-                }
-                let process = &mut self.processes[number];
-                let unanswered = process
-                    .runs
-                    .iter()
-                    .filter(|run| run.result.is_none())
-                    .count();
-                assert!(
-                    unanswered < process.slots as usize,
-                    "{} has {unanswered} of {} slots in use and gets another",
-                    process.name,
-                    process.slots
-                );
-                process.runs.push(Run {
-                    attempt,
-                    started: false,
-                    confirmed: !job.spec.confirm_start,
-                    since: Instant::now(),
-                    told_to_stop: false,
-                    result: None,
-                });
-            }
-            ToWorker::ResultAck { attempt, applied } => {
-                let runs = &mut self.processes[number].runs;
-                for run in runs.extract_if(.., |run| run.attempt == attempt) {
-                    if let Some(outcome) = &run.result
-                        && applied
-                    {
-                        self.book.applied(&attempt, outcome);
-                    }
-                }
-            }
-            ToWorker::Cancel { attempt, .. } => self.told_to_stop(number, &attempt),
-            ToWorker::Revoke { attempt, .. } => {
-                self.told_to_stop(number, &attempt);
-                if self.dice.below(3) > 0 {
-                    self.stop(number, &attempt).await;
-                }
-            }
-            ToWorker::StartConfirmed(attempt) => {
-                for run in &mut self.processes[number].runs {
-                    run.confirmed |= run.attempt == attempt;
-                }
-            }
-            ToWorker::OutputAck { .. } | ToWorker::Drain { .. } => {}
-        }
-    }
-
-    /// Whoever else still runs this job does so under an attempt that the job has done with.
-    fn alone(&self, job: &coretex_core::job::Job, attempt: &AttemptRef) {
-        let others = self.processes.iter().flat_map(|process| &process.runs);
-        for other in others.filter(|run| {
-            run.attempt.tenant == attempt.tenant && run.attempt.job_id == attempt.job_id
-        }) {
-            let lease = other.attempt.lease_id;
-            assert_ne!(lease, attempt.lease_id, "it has been handed out twice");
-            let record = job.attempts.iter().find(|one| one.lease_id == lease);
-            assert!(
-                record.is_none_or(|record| record.end.is_some()),
-                "{} was handed out while {lease} is live: {record:?}",
-                attempt.lease_id
-            );
-        }
-    }
-
-    fn told_to_stop(&mut self, number: usize, attempt: &AttemptRef) {
-        for run in &mut self.processes[number].runs {
-            if run.attempt == *attempt {
-                run.told_to_stop = true;
-            }
-        }
-    }
-
-    /// A worker stops an attempt and says so.
-    async fn stop(&mut self, number: usize, attempt: &AttemptRef) {
-        let mut found = false;
-        for run in &mut self.processes[number].runs {
-            if run.attempt == *attempt && run.result.is_none() {
-                run.result = Some(Outcome::Cancelled);
-                found = true;
-            }
-        }
-        if found {
-            self.report(number, attempt, Outcome::Cancelled).await;
-        }
     }
 }
 
@@ -454,24 +319,5 @@ impl World {
 pub(crate) async fn until_dead(tap: &Tap) {
     while !tap.is_dead() {
         pass(millis(100)).await;
-    }
-}
-
-/// A message in a few words.
-fn brief(message: &ToWorker) -> String {
-    let named = |what: &str, attempt: &AttemptRef| {
-        let (job, number, lease) = (&attempt.job_id, attempt.attempt, attempt.lease_id);
-        format!("{what} of {job} attempt {number} {lease}")
-    };
-    match message {
-        ToWorker::Assignment { attempt, .. } => named("assignment", attempt),
-        ToWorker::StartConfirmed(attempt) => named("start confirmed", attempt),
-        ToWorker::Cancel { attempt, .. } => named("cancel", attempt),
-        ToWorker::Revoke { attempt, .. } => named("revoke", attempt),
-        ToWorker::ResultAck { attempt, applied } => {
-            named(if *applied { "ack" } else { "late" }, attempt)
-        }
-        ToWorker::OutputAck { attempt, .. } => named("output ack", attempt),
-        ToWorker::Drain { .. } => "drain".to_owned(),
     }
 }

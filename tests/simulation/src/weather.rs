@@ -8,6 +8,7 @@ use coretex_store::CommitError;
 use coretex_store::layers::{Fault, FaultRates};
 use coretex_testbench::{Answer, millis, pass, secs};
 
+use crate::cluster::MENDED;
 use crate::world::World;
 
 impl World {
@@ -51,10 +52,11 @@ impl World {
             return;
         };
         let orderly = self.one_in(2);
+        let now = self.now();
         if let Some(server) = &mut self.cluster.servers[place]
             && orderly
         {
-            server.mend();
+            server.mend(now);
             let engine = server.engine.clone();
             self.drop_connections(place);
             drop(tokio::time::timeout(secs(5), engine.drain(secs(2))).await);
@@ -87,20 +89,28 @@ impl World {
         self.note(format_args!("server {place} stands still for {time:?}"));
         if let Some(server) = &mut self.cluster.servers[place] {
             server.stand_still(time);
+            server.well_from = None;
             self.tally.standstills += 1;
         }
     }
 
     /// The way of one server to the store goes bad, or good again.
     pub(crate) fn break_store(&mut self) {
+        let now = self.now();
         let Some(server) = self
             .any_place()
-            .and_then(|place| self.cluster.servers[place].as_ref())
+            .and_then(|place| self.cluster.servers[place].as_mut())
         else {
             return;
         };
+        let die = self.dice.below(10);
+        match die {
+            0..5 => server.is_unwell_until(now + MENDED),
+            5 | 6 => server.well_from = None,
+            _ => {}
+        }
         let link = &server.link;
-        match self.dice.below(10) {
+        match die {
             0 => link.script([Fault::Before(CommitError::Unavailable {
                 reason: "test".to_owned(),
             })]),
@@ -121,6 +131,7 @@ impl World {
                 // One that stands still goes on when its time has come.
                 if server.still_until.is_none() {
                     link.restore();
+                    server.is_well_from(now + MENDED);
                 }
             }
         }
@@ -152,7 +163,9 @@ impl World {
     pub(crate) fn set_clock(&mut self) {
         let by = self.dice.below(5) as i64 - 2;
         self.note(format_args!("the clock of the store jumps by {by} s"));
+        let before = self.now();
         self.cluster.clock.set(by);
+        self.forget_times(before);
     }
 
     /// What operators do.
@@ -171,14 +184,16 @@ impl World {
         let slots = 1 + self.dice.below(4) as u32;
         let still = self.cluster.is_still(self.processes[number].place);
         let process = &mut self.processes[number];
-        process.slots = process.slots.max(slots);
+        let slots = process.slots.max(slots);
         if let Some(connection) = &process.connection
             && !still
         {
             let more = FromWorker::Capacity {
-                max_parallel_jobs: process.slots,
+                max_parallel_jobs: slots,
             };
-            drop(connection.session.receive(more).await);
+            if connection.session.receive(more).await.is_ok() {
+                process.slots = slots;
+            }
         }
     }
 

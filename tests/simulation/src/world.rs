@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use crate::book::Book;
 use crate::cluster::Cluster;
+use crate::operators::StandingPauses;
 use crate::points::Points;
 use crate::process::Process;
 
@@ -30,6 +31,16 @@ pub struct Tally {
     pub moved: u64,
     /// Attempts that were lost with a worker or a server.
     pub lost: u64,
+    /// Jobs that were refused because their keys were full.
+    pub refused: u64,
+    /// Limits that were met when everything was checked.
+    pub met: u64,
+    /// Pauses that operators were told are in force.
+    pub pauses: u64,
+    /// Dead letters that were retried.
+    pub retried: u64,
+    /// Pieces of output that are stored in the end.
+    pub streamed: u64,
     /// Servers that died.
     pub deaths: u64,
     /// Servers that stood still.
@@ -45,6 +56,11 @@ impl std::ops::AddAssign for Tally {
         self.kept += other.kept;
         self.moved += other.moved;
         self.lost += other.lost;
+        self.refused += other.refused;
+        self.met += other.met;
+        self.pauses += other.pauses;
+        self.retried += other.retried;
+        self.streamed += other.streamed;
         self.deaths += other.deaths;
         self.standstills += other.standstills;
         self.checks += other.checks;
@@ -61,6 +77,7 @@ pub(crate) struct World {
     pub(crate) fleet: Caller,
     pub(crate) processes: Vec<Process>,
     pub(crate) book: Book,
+    pub(crate) pauses: StandingPauses,
     pub(crate) tally: Tally,
     pub(crate) keys: u32,
     pub(crate) last_death: Option<Instant>,
@@ -82,6 +99,7 @@ impl World {
             fleet: serving(&TENANTS),
             processes,
             book: Book::default(),
+            pauses: StandingPauses::new(),
             tally: Tally::default(),
             keys: 0,
             last_death: None,

@@ -26,6 +26,11 @@ fn is_eventful(tally: Tally, histories: u64) {
     for rare in [
         tally.kept,
         tally.moved,
+        tally.refused,
+        tally.met,
+        tally.streamed,
+        tally.pauses,
+        tally.retried,
         tally.lost,
         tally.standstills,
         tally.checks,

@@ -124,6 +124,8 @@ pub struct Setup {
     pub resend: bool,
     /// No other process can use the store.
     pub exclusive: bool,
+    /// The tables of every server.
+    pub routing: Routing,
 }
 
 impl Default for Setup {
@@ -136,6 +138,7 @@ impl Default for Setup {
             seed: 7,
             resend: true,
             exclusive: true,
+            routing: Routing::default(),
         }
     }
 }
@@ -340,7 +343,7 @@ pub async fn start_on(
         limits: setup.limits.clone(),
         retention: setup.retention.clone(),
         timing: setup.timing.clone(),
-        routing: Routing::default(),
+        routing: setup.routing.clone(),
         dev: true,
         version: "test".to_owned(),
     })
