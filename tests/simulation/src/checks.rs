@@ -67,10 +67,12 @@ impl World {
     /// Slots in memory are those in the store.
     async fn views_agree(&self) {
         let audit = self.cluster.audit().await;
-        let mut held = BTreeMap::<_, u32>::new();
+        let mut held = BTreeMap::<_, (u32, u32)>::new();
         for job in &audit.jobs {
             for slot in job.slots() {
-                *held.entry(&slot.session).or_default() += job.spec.placement.slots.0;
+                let (attempts, slots) = held.entry(&slot.session).or_default();
+                *attempts += 1;
+                *slots += job.spec.placement.slots.0;
             }
         }
         for place in self.cluster.awake() {
@@ -84,9 +86,16 @@ impl World {
             };
             let (workers, _) = engine.list_workers(&self.fleet, everyone).await.unwrap();
             for worker in workers.iter().filter(|worker| worker.replica_id == own) {
+                let session = &worker.session_id;
+                let is_connected = self.processes.iter().any(|process| {
+                    let connection = process.connection.as_ref();
+                    connection.is_some_and(|one| one.session.welcome.session_id == *session)
+                });
+                let (attempts, slots) = held.get(session).copied().unwrap_or((0, 0));
+                // Of one that has gone, attempts are counted, and not what they take.
+                let should = if is_connected { slots } else { attempts };
                 assert_eq!(
-                    worker.active_jobs,
-                    held.get(&worker.session_id).copied().unwrap_or(0),
+                    worker.active_jobs, should,
                     "slots of {} at server {place}",
                     worker.worker_id
                 );
