@@ -116,11 +116,17 @@ impl Engine {
             let engine = self.clone();
             self.spawn_work(async move {
                 let mut limited = false;
-                if let Some(loaded) = loaded.filter(|loaded| loaded.job.is_ready()) {
+                let loaded = loaded.filter(|loaded| loaded.job.is_ready());
+                let ready = loaded.is_some();
+                if let Some(loaded) = loaded {
                     limited = engine.claim(loaded, reservation).await;
                 }
                 let mut state = engine.dispatcher().lock();
                 state.claimed(&key.tenant, &key.job_id);
+                if !ready {
+                    let name = (key.tenant.clone(), key.job_id.clone());
+                    state.not_ready.insert(name);
+                }
                 if limited {
                     state.wait_on(&topic, key);
                 }

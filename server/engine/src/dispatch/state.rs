@@ -49,6 +49,9 @@ pub(crate) struct State {
     pub(crate) dispatching: HashSet<LeaseId>,
     /// Jobs whose claim is being committed.
     claiming: HashSet<(TenantId, JobId)>,
+    /// Jobs that stood in a queue and were not ready when their records were read. They are not
+    /// picked again before the next look: an entry that does not go would be read without end.
+    pub(crate) not_ready: BTreeSet<(TenantId, JobId)>,
     /// Workers that an operator drained, by name, also while they are away.
     pub(crate) drained: HashSet<(TenantId, WorkerId)>,
     /// How often a worker was drained or undrained.
@@ -207,6 +210,8 @@ impl State {
         }
         match added {
             Some((key, job)) => {
+                self.not_ready
+                    .remove(&(key.tenant.clone(), key.job_id.clone()));
                 let sample = if queue.needs_sample(&key) {
                     sample_of(job)
                 } else {
@@ -284,6 +289,7 @@ impl State {
     /// what a lost doorbell can cost.
     pub(crate) fn look_again(&mut self, now: Tick) {
         self.gates.try_again(now);
+        self.not_ready.clear();
         for queue in self.queues.values_mut() {
             queue.distrust();
         }

@@ -216,3 +216,36 @@ async fn claims_rest_while_the_store_refuses_them() {
     assert_eq!(worker.assignment().await.job_id, id);
     bench.audit().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_entry_of_a_job_that_is_not_ready_is_not_read_without_end() {
+    let bench = Bench::new().await;
+    let mut worker = bench.connect(hello("w", &["job.a"], 1)).await;
+    bench.submit(named("job.a", "over")).await;
+    let attempt = worker.assignment().await;
+    assert!(worker.succeed(&attempt).await);
+    // What a torn commit of another build would leave behind.
+    let job = bench.job(&id("over")).await;
+    let key = coretex_core::queue::ReadyKey {
+        tenant: job.tenant.clone(),
+        shape: coretex_core::placement::shape(&coretex_core::placement::Needs::of(&job)),
+        priority: job.spec.priority,
+        accepted: job.create_time,
+        job_id: job.id.clone(),
+    };
+    let member = [b"job.a\0".as_slice(), &key.encode()].concat();
+    let shard = coretex_store::Shard::Data(0);
+    let mut batch = coretex_store::Batch::new(shard, coretex_store::CommitId(77));
+    batch.create("test".into(), "x".into());
+    batch.add("ready".into(), member.into());
+    coretex_store::Store::commit(&*bench.base, batch)
+        .await
+        .unwrap();
+    let before = bench.tap.reads();
+    worker.beat_for(secs(10)).await;
+    let reads = bench.tap.reads() - before;
+    assert!(reads < 100, "{reads} reads in 10 s");
+    // Others of its kind are served.
+    bench.submit(named("job.a", "next")).await;
+    assert_eq!(order(&mut worker, 1).await, ["next"]);
+}

@@ -279,7 +279,7 @@ impl State {
                 continue;
             };
             let name = (head.key.tenant.clone(), head.key.job_id.clone());
-            let taken = if self.claiming.contains(&name) {
+            let taken = if self.claiming.contains(&name) || self.not_ready.contains(&name) {
                 None
             } else if let Some(taken) = self.take_slot(&sample, &mut kept) {
                 Some(taken)
