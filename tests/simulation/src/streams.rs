@@ -5,7 +5,7 @@
 use coretex_core::job::Job;
 use coretex_core::job::output::{Channel, Chunk, OutputRecord};
 use coretex_core::time::Timestamp;
-use coretex_engine::{AttemptRef, FromWorker, OutputFrom, ReadOutput, Role};
+use coretex_engine::{AttemptRef, Error, FromWorker, OutputFrom, ReadOutput, Role};
 use coretex_store::{Shard, Store, codec};
 use coretex_testbench::caller;
 
@@ -163,7 +163,7 @@ impl World {
     /// What has to be stored of streams is stored, once and in order, as engines read it.
     pub(crate) async fn streams_are_whole(&mut self) {
         let all = std::mem::take(&mut self.book.streamed);
-        for (_, (attempt, wanted)) in all {
+        'attempts: for (_, (attempt, wanted)) in all {
             // Its job is deleted, and another one may have its name.
             if self.book.forgets && !self.is_remembered(&attempt).await {
                 continue;
@@ -178,11 +178,18 @@ impl World {
             let engine = self.any_engine().expect("a server");
             let mut pages = match engine.read_output(&who, &attempt.job_id, reading).await {
                 Ok(pages) => pages,
+                Err(Error::NotFound { .. }) if self.book.forgets => continue,
                 Err(error) => panic!("output of {attempt:?}: {error}"),
             };
             let mut found = [0, 0];
             while let Some(page) = pages.recv().await {
-                for item in page.unwrap() {
+                let page = match page {
+                    Ok(page) => page,
+                    // Its time came while it was read.
+                    Err(Error::NotFound { .. }) if self.book.forgets => continue 'attempts,
+                    Err(error) => panic!("output of {attempt:?}: {error}"),
+                };
+                for item in page {
                     let chunk = &item.entry.chunk;
                     let last = &mut found[place_of(chunk.channel)];
                     *last += 1;
