@@ -265,7 +265,6 @@ impl World {
                 job.id, job.state, job.events
             );
         }
-        self.streams_are_whole().await;
         assert!(audit.held.is_empty(), "slots in use: {:?}", audit.held);
         self.views_agree().await;
         for tenant in TENANTS {
@@ -278,6 +277,8 @@ impl World {
                 .filter(|job| job.tenant.as_str() == tenant);
             assert_eq!(count.unwrap().count, there.count() as u64);
         }
+        // Last, because it takes time, in which jobs may be deleted.
+        self.streams_are_whole().await;
         audit
     }
 }
