@@ -140,15 +140,10 @@ where
     }
 
     async fn begin(&self) -> Result<Streaming<R>, Error> {
-        let (channel, server) = self.client.shared.transport.channel();
-        // No deadline travels along: it may take long. Only the beginning must not.
-        let request = self.client.prepare(self.call.request.clone(), None);
-        let opening = Box::pin((self.call.open)(channel, request));
-        match tokio::time::timeout(self.client.deadline(), opening).await {
-            Ok(Ok(response)) => Ok(response.into_inner()),
-            Ok(Err(status)) => Err(Error::from(status).at_server(server)),
-            Err(_) => Err(Error::deadline(self.client.deadline())),
-        }
+        let request = self.call.request.clone();
+        // Boxed, or every operation on many would be many kilobytes large.
+        let open = |channel, request| Box::pin((self.call.open)(channel, request));
+        self.client.open_stream(request, open).await
     }
 }
 

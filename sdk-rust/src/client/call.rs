@@ -25,6 +25,25 @@ fn repeatable(path: &str) -> bool {
 }
 
 impl Client {
+    /// Opens a stream of answers. No deadline travels along: the stream is to last. Only its
+    /// beginning must not take too long.
+    pub(super) async fn open_stream<Req, Resp, Fut>(
+        &self,
+        request: Req,
+        open: impl FnOnce(Channel, Request<Req>) -> Fut,
+    ) -> Result<Resp, Error>
+    where
+        Fut: Future<Output = Result<Response<Resp>, Status>>,
+    {
+        let (channel, server) = self.shared.transport.channel();
+        let opening = open(channel, self.prepare(request, None));
+        match tokio::time::timeout(self.deadline(), opening).await {
+            Ok(Ok(response)) => Ok(response.into_inner()),
+            Ok(Err(status)) => Err(Error::from(status).at_server(server)),
+            Err(_) => Err(Error::deadline(self.deadline())),
+        }
+    }
+
     /// Makes a unary call: sends it, repeats it where that is safe and may help, until `limit`.
     pub(super) async fn call<Req, Resp, F, Fut>(
         &self,

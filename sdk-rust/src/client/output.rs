@@ -93,15 +93,13 @@ async fn open(
     client: &Client,
     request: ReadJobOutputRequest,
 ) -> Result<Streaming<ReadJobOutputResponse>, Error> {
-    let (channel, server) = client.shared.transport.channel();
-    // No deadline travels along: the job may take long. Only the beginning must not.
-    let request = client.prepare(request, None);
-    let mut service = JobServiceClient::new(channel);
-    match tokio::time::timeout(client.deadline(), service.read_job_output(request)).await {
-        Ok(Ok(response)) => Ok(response.into_inner()),
-        Ok(Err(status)) => Err(Error::from(status).at_server(server)),
-        Err(_) => Err(Error::deadline(client.deadline())),
-    }
+    client
+        .open_stream(request, |channel, request| async move {
+            JobServiceClient::new(channel)
+                .read_job_output(request)
+                .await
+        })
+        .await
 }
 
 impl Client {

@@ -100,15 +100,11 @@ async fn open(
     client: &Client,
     request: WatchJobsRequest,
 ) -> Result<Streaming<WatchJobsResponse>, Error> {
-    let (channel, server) = client.shared.transport.channel();
-    // No deadline travels along: the watch is to last. Only its beginning must not take too long.
-    let request = client.prepare(request, None);
-    let mut service = JobServiceClient::new(channel);
-    match tokio::time::timeout(client.deadline(), service.watch_jobs(request)).await {
-        Ok(Ok(response)) => Ok(response.into_inner()),
-        Ok(Err(status)) => Err(Error::from(status).at_server(server)),
-        Err(_) => Err(Error::deadline(client.deadline())),
-    }
+    client
+        .open_stream(request, |channel, request| async move {
+            JobServiceClient::new(channel).watch_jobs(request).await
+        })
+        .await
 }
 
 impl Client {
