@@ -1,4 +1,6 @@
-//! Policy decisions as jobs keep them. The kernel that makes them is behind a seam of the engine.
+//! Policy: decisions as jobs keep them; how they are made is in the modules below.
+
+pub mod evaluate;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -104,6 +106,42 @@ pub struct JobDecision {
     /// For `Throttle`: not before this time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_at: Option<Timestamp>,
+    /// For `Throttle`: the bucket that had nothing left; empty = no bucket but the time decides.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub bucket: String,
+    /// Buckets from which the job has taken what it needs; it takes nothing from them again.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub taken: Vec<String>,
+}
+
+impl JobDecision {
+    /// A decision that has nothing to say beside its verdict.
+    #[must_use]
+    pub const fn plain(decision: Decision, policy_snapshot: String, time: Timestamp) -> Self {
+        Self {
+            time,
+            attempt: 0,
+            decision,
+            reason: String::new(),
+            rule_id: String::new(),
+            policy_snapshot,
+            constraints: None,
+            approval_id: String::new(),
+            remediations: Vec::new(),
+            retry_at: None,
+            bucket: String::new(),
+            taken: Vec::new(),
+        }
+    }
+
+    /// Whether it lets the job run.
+    #[must_use]
+    pub const fn allows(&self) -> bool {
+        matches!(
+            self.decision,
+            Decision::Allow | Decision::AllowWithConstraints
+        )
+    }
 }
 
 #[expect(

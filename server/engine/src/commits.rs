@@ -11,6 +11,7 @@ use coretex_core::job::history::{EventType, JobEvent};
 use coretex_core::job::output::OutputRecord;
 use coretex_core::job::transition::{Refusal, Transition};
 use coretex_core::payload::Payload;
+use coretex_core::policy::evaluate::CounterRef;
 use coretex_core::time::Timestamp;
 use coretex_store::{Batch, CommitError, CommitId, Key, Precondition, Shard, Write, codec};
 use serde::{Deserialize, Serialize};
@@ -67,6 +68,8 @@ pub(crate) struct Extras {
     pub(crate) input_apart: Option<Bytes>,
     /// Limits that must have room.
     pub(crate) limits: Vec<Precondition>,
+    /// Counters of the past that count a new job.
+    pub(crate) counts: Vec<CounterRef>,
     /// Another job that changes with it, and what becomes of that one.
     pub(crate) also: Option<(Loaded, Job)>,
 }
@@ -254,6 +257,12 @@ impl Engine {
             });
         }
         change_indexes(&mut batch, before.map(|loaded| &*loaded.job), Some(&after));
+        for counter in &extras.counts {
+            let past = keyspace::past(&after.tenant, counter);
+            let place = keyspace::by_time(after.create_time, &after.id);
+            batch.add(past.clone(), place);
+            batch.add(keyspace::PASTS, past);
+        }
         let entry = log_entry(before.map(|loaded| &*loaded.job), &after);
         batch.append(codec::encode(LOG_FORMAT, &entry).map_err(internal)?);
         if let Some((before, after)) = &extras.also {

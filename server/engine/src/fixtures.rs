@@ -47,6 +47,8 @@ fn decision() -> JobDecision {
             ..Remediation::default()
         }],
         retry_at: Some(NOW),
+        bucket: String::new(),
+        taken: Vec::new(),
     }
 }
 

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use coretex_core::id::{JobId, TenantId};
 use coretex_core::job::JobSpec;
-use coretex_core::job::transition::{NewJob, Trigger, Verdict, accept, apply};
+use coretex_core::job::transition::{NewJob, Trigger, accept, apply};
 use coretex_core::payload::Payload;
 use coretex_core::routing::Route;
 use coretex_store::{CommitError, Pressure, codec};
@@ -28,9 +28,10 @@ use crate::dlq::settled;
 use crate::engine::{Engine, MAX_CANCEL_GRACE};
 use crate::kernel::Facts;
 use crate::keyspace::HeldEntry;
-use crate::limits;
+use crate::limits::{self, Met};
+use crate::rulings::{Ruling, Turn};
 use crate::types::{JobAnswer, SubmitJob, Submitted};
-use crate::{Error, Result, kernel, keyspace, telemetry};
+use crate::{Error, Result, keyspace, telemetry};
 
 /// The most labels of a job.
 pub const MAX_LABELS: usize = 64;
@@ -151,9 +152,11 @@ impl Engine {
 
     /// Judge, place, one commit; then hand out, if a slot was free.
     pub(crate) async fn accept(&self, caller: &Caller, mut intent: Intent) -> Result<Submitted> {
-        let mut queue = false;
+        let (mut queue, mut wait) = (false, None);
         for attempt in 0..16 {
-            match self.try_accept(caller, &intent, queue).await {
+            let ruling = self.rule_on(caller, &intent, wait.as_ref()).await;
+            let rates = ruling.rates.clone();
+            match self.try_accept(caller, &intent, ruling, queue).await {
                 Ok(loaded) => {
                     self.replace_oldest(&loaded.job);
                     let answer = self.answer(loaded, true).await?;
@@ -172,9 +175,13 @@ impl Engine {
                     self.pause(attempt).await;
                 }
                 // Judge again under the new snapshot.
-                Err(CommitError::PointerMoved { .. }) => self.pause(attempt).await,
+                Err(CommitError::PointerMoved { .. }) => self.policy_moved(attempt).await,
                 Err(CommitError::LimitReached(limit)) => {
                     let met = limits::met(&caller.tenant, &limit);
+                    if let Met::Rate(bucket, at) = met {
+                        wait = Some(self.turn(&caller.tenant, &rates, &bucket, at).await?);
+                        continue;
+                    }
                     self.limit_met(&intent.spec, &caller.tenant, &met);
                     self.refuse_at_limit(caller, &intent.spec, met)?;
                     // It waits for room.
@@ -186,25 +193,29 @@ impl Engine {
         Err(Error::Contention)
     }
 
-    /// One try; with `queue` the job waits even where a worker has a free slot.
-    async fn try_accept(
-        &self,
-        caller: &Caller,
-        intent: &Intent,
-        queue: bool,
-    ) -> std::result::Result<Loaded, CommitError> {
-        let now = self.now();
-        let routing = self.routing();
-        let snapshot = self.kernel().snapshot();
+    /// What policy says about a new job.
+    async fn rule_on(&self, caller: &Caller, intent: &Intent, wait: Option<&Turn>) -> Ruling {
         let facts = Facts {
             tenant: &caller.tenant,
             principal_id: &caller.principal_id,
             spec: &intent.spec,
             input: intent.input.as_ref(),
-            now,
+            now: self.now(),
         };
-        let verdict = kernel::verdict(self.kernel(), facts, 0);
-        let judged = matches!(verdict, Verdict::Decided(_));
+        self.rule_new(facts, &intent.id, wait).await
+    }
+
+    /// One try; with `queue` the job waits even where a worker has a free slot.
+    async fn try_accept(
+        &self,
+        caller: &Caller,
+        intent: &Intent,
+        ruling: Ruling,
+        queue: bool,
+    ) -> std::result::Result<Loaded, CommitError> {
+        let now = self.now();
+        let routing = self.routing();
+        let permits = ruling.preconditions(&caller.tenant, "");
         let (input, input_apart) = match intent.input.clone() {
             Some(payload) => {
                 let (kept, apart) = payload.split();
@@ -227,7 +238,7 @@ impl Engine {
                 Route::Open | Route::Mapped(..) => None,
             },
         };
-        let mut job = accept(new, verdict, now);
+        let mut job = accept(new, ruling.verdict, now);
         let reservation = (!queue).then(|| self.reserve_for_new(&job)).flatten();
         if let Some(reservation) = &reservation {
             match apply(&job, reservation.trigger(&job, &routing), now) {
@@ -246,6 +257,7 @@ impl Engine {
         });
         let waits = !job.state.is_terminal() && !job.state.is_held();
         let mut limits = limits::to_submit(&routing, &intent.spec, &caller.tenant);
+        limits.extend(permits);
         if fast {
             limits.extend(limits::to_run(&routing, &intent.spec, &caller.tenant));
         } else if waits {
@@ -255,7 +267,8 @@ impl Engine {
             ));
         }
         let extras = Extras {
-            snapshot: judged.then_some(snapshot),
+            snapshot: ruling.snapshot,
+            counts: ruling.counts,
             idempotency,
             input_apart,
             limits,

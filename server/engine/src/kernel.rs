@@ -1,12 +1,14 @@
 //! The seam to the safety kernel: whatever decides whether a job may run.
+//!
+//! What becomes of a job through its judgement is in [`rulings`](crate::rulings).
 
 use std::fmt::Debug;
-use std::time::Duration;
 
 use coretex_core::id::TenantId;
-use coretex_core::job::transition::Verdict;
 use coretex_core::job::{Job, JobSpec};
 use coretex_core::payload::Payload;
+pub use coretex_core::policy::evaluate::Undecided;
+use coretex_core::policy::evaluate::{CounterRef, History, RateTaken};
 use coretex_core::policy::{Decision, JobDecision};
 use coretex_core::time::Timestamp;
 
@@ -25,10 +27,27 @@ pub struct Facts<'a> {
     pub now: Timestamp,
 }
 
-/// Why a kernel gives no verdict. It is neither a denial nor an allowance: the job waits.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct KernelTrouble(pub String);
+/// What the kernel says about a job.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Judgement {
+    /// The decision, with the snapshot that it was made under.
+    pub decision: JobDecision,
+    /// For `Throttle`: the buckets that it has to take a permit from. With none, the time in the
+    /// decision says when to ask again.
+    pub rates: Vec<RateTaken>,
+    /// What is counted when the job is accepted.
+    pub counts: Vec<CounterRef>,
+}
+
+impl From<JobDecision> for Judgement {
+    fn from(decision: JobDecision) -> Self {
+        Self {
+            decision,
+            rates: Vec::new(),
+            counts: Vec::new(),
+        }
+    }
+}
 
 /// Decides, in memory and from one policy snapshot.
 pub trait Kernel: Send + Sync + Debug {
@@ -39,8 +58,9 @@ pub trait Kernel: Send + Sync + Debug {
     /// Decides.
     ///
     /// # Errors
-    /// [`KernelTrouble`], when it cannot.
-    fn judge(&self, facts: Facts<'_>) -> Result<JobDecision, KernelTrouble>;
+    /// [`Undecided`]: it has to read something first, or cannot decide, which is neither a denial
+    /// nor an allowance: the job waits.
+    fn judge(&self, facts: Facts<'_>, history: &History) -> Result<Judgement, Undecided>;
 }
 
 /// Allows everything, and says so in every decision.
@@ -56,36 +76,10 @@ impl Kernel for AllowAll {
         Self::SNAPSHOT.to_owned()
     }
 
-    fn judge(&self, facts: Facts<'_>) -> Result<JobDecision, KernelTrouble> {
-        Ok(JobDecision {
-            time: facts.now,
-            attempt: 0,
-            decision: Decision::Allow,
-            reason: String::new(),
-            rule_id: String::new(),
-            policy_snapshot: Self::SNAPSHOT.to_owned(),
-            constraints: None,
-            approval_id: String::new(),
-            remediations: Vec::new(),
-            retry_at: None,
-        })
+    fn judge(&self, facts: Facts<'_>, _: &History) -> Result<Judgement, Undecided> {
+        let snapshot = Self::SNAPSHOT.to_owned();
+        Ok(JobDecision::plain(Decision::Allow, snapshot, facts.now).into())
     }
-}
-
-/// The verdict on new facts. `failures` is how often the kernel was asked in vain before.
-pub(crate) fn verdict(kernel: &dyn Kernel, facts: Facts<'_>, failures: u32) -> Verdict {
-    match kernel.judge(facts) {
-        Ok(decision) => Verdict::Decided(Box::new(decision)),
-        Err(trouble) => Verdict::Unavailable {
-            again_at: facts.now + judge_backoff(failures),
-            reason: trouble.to_string(),
-        },
-    }
-}
-
-/// One second, doubled for each failure, at most thirty.
-fn judge_backoff(failures: u32) -> Duration {
-    Duration::from_secs(1_u64.checked_shl(failures).unwrap_or(u64::MAX).min(30))
 }
 
 /// The facts of a job that is in the store.

@@ -2,6 +2,8 @@
 //! job has. Entries are derived from the record alone, so a commit is the difference between the
 //! entries before and after, and no index can drift from its records.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use coretex_core::id::{JobId, ReplicaId, SessionId, TenantId, Topic, WorkerId};
 use coretex_core::job::Job;
@@ -9,9 +11,12 @@ use coretex_core::job::clock::next_due;
 use coretex_core::lease::HeldKey;
 use coretex_core::pause::PauseScope;
 use coretex_core::placement::{Needs, Shape, shape};
+use coretex_core::policy::evaluate::CounterRef;
 use coretex_core::queue::ReadyKey;
 use coretex_core::time::Timestamp;
-use coretex_store::{Index, Key, Member};
+use coretex_store::{Index, Key, Member, Range};
+
+use crate::rulings::in_line;
 
 /// Separates the parts of a key. Below every byte of an id, so that a prefix ends where it should.
 const SEPARATOR: u8 = 0;
@@ -165,6 +170,63 @@ pub(crate) fn concurrency(tenant: &TenantId, key: &str) -> Index {
 /// The bucket of a tenant's submits.
 pub(crate) fn submit_rate(tenant: &TenantId) -> Key {
     joined(b"rate/submit/", &[tenant.as_bytes()])
+}
+
+/// The bucket of a rate that policy asks for.
+pub(crate) fn policy_rate(tenant: &TenantId, bucket: &str) -> Key {
+    joined(b"rate/policy/", &[tenant.as_bytes(), bucket.as_bytes()])
+}
+
+/// The jobs that wait for a rate, in the order in which they were accepted.
+pub(crate) fn throttled(tenant: &TenantId, bucket: &str) -> Index {
+    joined(b"throttled/", &[tenant.as_bytes(), bucket.as_bytes()])
+}
+
+/// The bucket of [`policy_rate`].
+pub(crate) fn parse_policy_rate(tenant: &TenantId, key: &[u8]) -> Option<String> {
+    bucket_after(key, &policy_rate(tenant, ""))
+}
+
+/// The bucket of [`throttled`].
+pub(crate) fn parse_throttled(tenant: &TenantId, index: &[u8]) -> Option<String> {
+    bucket_after(index, &throttled(tenant, ""))
+}
+
+fn bucket_after(name: &[u8], prefix: &[u8]) -> Option<String> {
+    text(name.strip_prefix(prefix)?).map(str::to_owned)
+}
+
+/// The jobs that a counter of the past has counted, by when. One that counts further back counts
+/// apart.
+pub(crate) fn past(tenant: &TenantId, counter: &CounterRef) -> Index {
+    let window = u64::try_from(counter.window.as_micros()).unwrap_or(u64::MAX);
+    let (id, key) = (counter.id.as_bytes(), counter.key.as_bytes());
+    joined(
+        b"past/",
+        &[&window.to_be_bytes(), tenant.as_bytes(), id, key],
+    )
+}
+
+/// What of a counter lies within its window.
+pub(crate) fn past_since(tenant: &TenantId, counter: &CounterRef, now: Timestamp) -> Range {
+    Range {
+        start: Member::copy_from_slice(&(now - counter.window).to_be_bytes()),
+        ..Range::all(past(tenant, counter))
+    }
+}
+
+/// The names of all [`past`] that have members.
+pub(crate) const PASTS: Index = Index::from_static(b"pasts");
+
+/// How far back a [`past`] counts.
+pub(crate) fn past_window(index: &[u8]) -> Option<Duration> {
+    let (window, _) = index.strip_prefix(b"past/")?.split_first_chunk::<8>()?;
+    Some(Duration::from_micros(u64::from_be_bytes(*window)))
+}
+
+/// Who removes what counters need no more writes this.
+pub(crate) fn past_sweep() -> Key {
+    Key::from_static(b"past-sweep")
 }
 
 /// The record of a pause (shard `sys`).
@@ -377,6 +439,11 @@ pub(crate) fn entries(job: &Job) -> Vec<(Index, Member)> {
         if job.is_ready() {
             entries.push((READY, ready(&job.spec.topic, &ready_key(job))));
         }
+    }
+    let bucket = in_line(job);
+    if !bucket.is_empty() {
+        let place = by_time(job.create_time, &job.id);
+        entries.push((throttled(&job.tenant, bucket), place));
     }
     entries.extend(counted(job));
     for key in HeldKey::of(job) {

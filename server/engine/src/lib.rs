@@ -20,6 +20,7 @@ mod limits;
 mod pauses;
 mod replicas;
 mod routing;
+mod rulings;
 mod sessions;
 mod sweeper;
 mod system;
@@ -38,7 +39,7 @@ pub use engine::{
 pub use error::{Error, Noun, Result, Violation};
 pub use filter::{DlqFilter, JobFilter};
 pub use jobs::MAX_LABELS;
-pub use kernel::{AllowAll, Facts, Kernel, KernelTrouble};
+pub use kernel::{AllowAll, Facts, Judgement, Kernel, Undecided};
 pub use sessions::outbound::Weight;
 pub use sessions::{MAX_TOPICS, Session};
 pub use types::*;

@@ -34,6 +34,8 @@ pub(crate) enum Met {
     Waiting,
     /// The tenant submits too fast; it may again at this time.
     SubmitRate(Timestamp),
+    /// A rate of the policy has nothing left until this time, or others wait for it.
+    Rate(String, Option<Timestamp>),
     /// As many jobs of the tenant run as may.
     Tenant,
     /// As many jobs run with the key as may; some of them.
@@ -99,10 +101,16 @@ pub(crate) fn to_submit(routing: &Routing, spec: &JobSpec, tenant: &TenantId) ->
 /// Which limit stopped a commit about a job of `tenant`.
 pub(crate) fn met(tenant: &TenantId, limit: &Limit) -> Met {
     match limit {
-        Limit::Bucket { at, .. } => Met::SubmitRate(*at),
+        Limit::Bucket { key, at } => match keyspace::parse_policy_rate(tenant, key) {
+            Some(bucket) => Met::Rate(bucket, Some(*at)),
+            None => Met::SubmitRate(*at),
+        },
         Limit::Size { index, .. } if *index == keyspace::open_waiting(tenant) => Met::Waiting,
         Limit::Size { index, .. } if *index == keyspace::open_held(tenant) => Met::Tenant,
-        Limit::Size { holders, .. } => {
+        Limit::Size { index, holders } => {
+            if let Some(bucket) = keyspace::parse_throttled(tenant, index) {
+                return Met::Rate(bucket, None);
+            }
             let held_by = holders
                 .iter()
                 .filter_map(|one| keyspace::parse_by_time(one));
@@ -121,7 +129,7 @@ impl Engine {
                 Some(running) => Gate::Key(tenant.clone(), running.key.to_owned()),
                 None => return,
             },
-            Met::Waiting | Met::SubmitRate(_) => return,
+            Met::Waiting | Met::SubmitRate(_) | Met::Rate(..) => return,
         };
         let now = self.tick();
         self.dispatcher().lock().gates.met(gate, now);
@@ -149,7 +157,7 @@ impl Engine {
                     },
                 })
             }
-            (Met::Tenant | Met::Key(_), _) => Ok(()),
+            (Met::Tenant | Met::Key(_) | Met::Rate(..), _) => Ok(()),
         }
     }
 

@@ -1,5 +1,7 @@
 //! Retention: ended jobs and old log entries go, so that nothing grows for ever.
 
+mod past;
+
 use std::time::Duration;
 
 use coretex_core::id::{JobId, TenantId};
@@ -35,6 +37,8 @@ impl Engine {
         trim.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut keys = tokio::time::interval(KEYS_EVERY);
         keys.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut past = tokio::time::interval(past::EVERY);
+        past.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let per_round = Duration::from_secs_f64(
             ROUND as f64 / f64::from(self.options().retention.deletes_per_second.max(1)),
         );
@@ -52,6 +56,11 @@ impl Engine {
                 () = tokio::time::sleep(pause) => {}
                 _ = trim.tick() => if let Err(error) = self.trim_log().await {
                     tracing::warn!(%error, "log not trimmed");
+                },
+                _ = past.tick() => if self.owns_shard()
+                    && let Err(error) = self.sweep_past().await
+                {
+                    tracing::warn!(%error, "counters of the past not swept");
                 },
                 _ = keys.tick() => if self.owns_shard()
                     && let Err(error) = self.sweep_keys().await

@@ -9,7 +9,7 @@ use std::time::Duration;
 use coretex_core::id::{JobId, TenantId};
 use coretex_core::job::Job;
 use coretex_core::job::clock::{Due, due, next_due};
-use coretex_core::job::transition::{Trigger, Verdict, apply};
+use coretex_core::job::transition::{Trigger, apply};
 use coretex_core::time::Timestamp;
 use coretex_store::{Order, Range};
 use parking_lot::Mutex;
@@ -17,7 +17,8 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::engine::Engine;
-use crate::{Error, kernel, keyspace};
+use crate::rulings::in_line;
+use crate::{Error, keyspace};
 
 /// How far ahead the index is read.
 const HORIZON: Duration = Duration::from_secs(2);
@@ -157,27 +158,33 @@ impl Engine {
         Ok(())
     }
 
+    async fn fire_due(&self, tenant: &TenantId, id: &JobId) -> crate::Result<()> {
+        let loaded = self.load(tenant, id).await?;
+        match due(&loaded.job, self.now()) {
+            None => Ok(()),
+            Some(Due::Judge) => {
+                let wanted = |job: &Job, now| due(job, now) == Some(Due::Judge);
+                self.judge_again(loaded, wanted).await.map(|_| ())
+            }
+            Some(Due::Eligible) if !in_line(&loaded.job).is_empty() => {
+                self.serve_rate(loaded).await
+            }
+            Some(_) => {
+                let fraction = self.ids().fraction();
+                let fired = self.change(tenant, id, Some(loaded), |job, now| {
+                    apply(job, Trigger::Due { fraction }, now)
+                });
+                fired.await.map(|_| ())
+            }
+        }
+    }
+
     /// Does what the clocks of a job ask for.
     pub(crate) async fn fire(&self, tenant: &TenantId, id: &JobId) {
-        let fraction = self.ids().fraction();
-        let fired = self
-            .change(tenant, id, None, |job, now| {
-                if due(job, now) == Some(Due::Judge) {
-                    let facts = kernel::facts_of(job, now);
-                    let trigger = match kernel::verdict(self.kernel(), facts, job.judge_failures) {
-                        Verdict::Decided(decision) => Trigger::Judged { decision },
-                        Verdict::Unavailable { again_at, reason } => {
-                            Trigger::JudgeUnavailable { again_at, reason }
-                        }
-                    };
-                    return apply(job, trigger, now);
-                }
-                apply(job, Trigger::Due { fraction }, now)
-            })
-            .await;
+        let fired = self.fire_due(tenant, id).await;
         match fired {
             // A refusal means that the clock no longer runs.
-            Ok(_) | Err(Error::NotFound { .. }) => {}
+            Ok(()) | Err(Error::NotFound { .. }) => {}
             // The entry still stands in the index; the next read brings it again.
             Err(error) => tracing::warn!(%error, %tenant, job_id = %id, "timer not applied yet"),
         }

@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use coretex_core::policy::evaluate::History;
 use coretex_core::policy::{Decision, JobDecision};
-use coretex_engine::{Facts, Kernel, KernelTrouble};
+use coretex_engine::{Facts, Judgement, Kernel, Undecided};
 use parking_lot::Mutex;
 
 /// What the kernel says.
@@ -57,7 +58,7 @@ impl Kernel for Script {
         self.snapshot.lock().clone()
     }
 
-    fn judge(&self, facts: Facts<'_>) -> Result<JobDecision, KernelTrouble> {
+    fn judge(&self, facts: Facts<'_>, _: &History) -> Result<Judgement, Undecided> {
         self.asked.fetch_add(1, Ordering::Relaxed);
         let answer = *self.answer.lock();
         let (decision, retry_at) = match answer {
@@ -65,19 +66,11 @@ impl Kernel for Script {
             Answer::Deny => (Decision::Deny, None),
             Answer::Approval => (Decision::RequireApproval, None),
             Answer::Throttle(pause) => (Decision::Throttle, Some(facts.now + pause)),
-            Answer::Trouble => return Err(KernelTrouble("it is broken".to_owned())),
+            Answer::Trouble => return Err(Undecided::Trouble("it is broken".to_owned())),
         };
-        Ok(JobDecision {
-            time: facts.now,
-            attempt: 0,
-            decision,
-            reason: "the script says so".to_owned(),
-            rule_id: String::new(),
-            policy_snapshot: self.snapshot(),
-            constraints: None,
-            approval_id: String::new(),
-            remediations: Vec::new(),
-            retry_at,
-        })
+        let mut judged = JobDecision::plain(decision, self.snapshot(), facts.now);
+        judged.reason = "the script says so".to_owned();
+        judged.retry_at = retry_at;
+        Ok(judged.into())
     }
 }

@@ -142,6 +142,8 @@ mod tests {
             approval_id: String::new(),
             remediations: Vec::new(),
             retry_at: None,
+            bucket: String::new(),
+            taken: Vec::new(),
         })
     }
 

@@ -38,7 +38,7 @@ pub const fn targets(from: JobState, kind: TriggerKind) -> &'static [JobState] {
         (S::Pending, T::Due) => &[S::Timeout],
         (S::Pending | S::Scheduled | S::ApprovalRequired, T::CancelRequested) => &[S::Cancelled],
         (S::Scheduled, T::Due) => &[S::Pending, S::Timeout],
-        (S::ApprovalRequired, T::Judged) => {
+        (S::Scheduled | S::ApprovalRequired, T::Judged) => {
             &[S::Pending, S::Scheduled, S::Denied, S::ApprovalRequired]
         }
         (S::Dispatched, T::Started | T::Progressed) => &[S::Running],
@@ -67,7 +67,6 @@ pub const fn targets(from: JobState, kind: TriggerKind) -> &'static [JobState] {
             | T::Lost
             | T::Adopted,
         )
-        | (S::Scheduled, T::Judged)
         | (S::ApprovalRequired, T::Due)
         | (S::Dispatched | S::Running, T::Judged | T::JudgeUnavailable | T::Dispatch)
         | (S::Running, T::Started | T::Returned)
@@ -180,7 +179,7 @@ impl Job {
     /// Makes the move in the record. Whether its target is allowed is for [`apply`] to say.
     fn take(&mut self, trigger: Trigger, now: Timestamp) -> Result<Vec<Effect>, Refusal> {
         match trigger {
-            Trigger::Judged { decision } => self.judged(*decision, now),
+            Trigger::Judged { decision } => self.judged(*decision, now)?,
             Trigger::JudgeUnavailable { again_at, reason } => {
                 self.judge_unavailable(again_at, reason, now);
             }

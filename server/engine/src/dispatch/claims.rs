@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use coretex_core::id::Topic;
 use coretex_core::job::transition::{Trigger, apply};
-use coretex_core::policy::Decision;
 use coretex_core::queue::{REREAD_EVERY, ReadyKey, after_class, class_prefix};
 use coretex_store::{CommitError, Order, Range, prefix_end};
 use futures::StreamExt;
@@ -18,7 +17,7 @@ use super::state::sample_of;
 use crate::commits::{Extras, Loaded};
 use crate::engine::Engine;
 use crate::keyspace::HeldEntry;
-use crate::{Error, Result, kernel, keyspace, limits, telemetry};
+use crate::{Error, Result, keyspace, limits, telemetry};
 
 /// The most claims of one round: as many as the store commits in one group.
 const BLOCK: usize = 128;
@@ -144,30 +143,20 @@ impl Engine {
             return false;
         }
         let (now, sent) = (self.now(), self.tick());
-        let (snapshot, routing) = (self.kernel().snapshot(), self.routing());
+        let (mut snapshot, routing) = (Some(self.kernel().snapshot()), self.routing());
         let mut job = loaded.job.as_ref().clone();
         // A throttled job whose time has come is judged again, too.
         let current = job.decision.as_ref().is_some_and(|decision| {
-            decision.policy_snapshot == snapshot
-                && matches!(
-                    decision.decision,
-                    Decision::Allow | Decision::AllowWithConstraints
-                )
+            decision.allows() && Some(&decision.policy_snapshot) == snapshot.as_ref()
         });
         if !current {
-            let verdict = kernel::verdict(
-                self.kernel(),
-                kernel::facts_of(&job, now),
-                job.judge_failures,
-            );
-            let trigger = match verdict {
-                coretex_core::job::transition::Verdict::Decided(decision) => {
-                    Trigger::Judged { decision }
-                }
-                coretex_core::job::transition::Verdict::Unavailable { again_at, reason } => {
-                    Trigger::JudgeUnavailable { again_at, reason }
-                }
-            };
+            let ruling = self.rule_again(&job, now, None).await;
+            if !ruling.rates.is_empty() {
+                self.leave_queue(loaded).await;
+                return false;
+            }
+            snapshot.clone_from(&ruling.snapshot);
+            let trigger = ruling.trigger();
             match apply(&job, trigger, now) {
                 Ok(transition) => job = transition.job,
                 Err(refusal) => {
@@ -196,7 +185,7 @@ impl Engine {
             None => Vec::new(),
         };
         let extras = Extras {
-            snapshot: Some(snapshot),
+            snapshot,
             limits,
             ..Extras::default()
         };
@@ -230,9 +219,11 @@ impl Engine {
             },
             // The verdict under the new snapshot was not to run it.
             Ok(_) => {}
-            Err(CommitError::Conflict { .. } | CommitError::PointerMoved { .. }) => {
+            Err(CommitError::PointerMoved { .. }) => {
                 telemetry::claim_lost();
+                self.policy_moved(0).await;
             }
+            Err(CommitError::Conflict { .. }) => telemetry::claim_lost(),
             Err(CommitError::LimitReached(_)) => {
                 telemetry::claim_limited();
                 return true;
@@ -243,6 +234,24 @@ impl Engine {
             }
         }
         false
+    }
+
+    /// A waiting job has to take from a rate first: it is judged on its own, and waits in the line
+    /// of the rate if that has nothing left.
+    async fn leave_queue(&self, loaded: Loaded) {
+        let snapshot = self.kernel().snapshot();
+        let job_id = loaded.job.id.clone();
+        let waits = |job: &coretex_core::job::Job, _| {
+            let current = job.decision.as_ref().filter(|decision| decision.allows());
+            job.is_ready() && current.is_none_or(|current| current.policy_snapshot != snapshot)
+        };
+        match self.judge_again(loaded, waits).await {
+            Ok(_) | Err(Error::NotFound { .. }) => {}
+            Err(error) => {
+                tracing::warn!(%error, %job_id, "waiting job not judged again yet");
+                self.claim_refused();
+            }
+        }
     }
 
     /// Reads the heads of a queue: skips from group to group, so that groups that nobody can serve

@@ -64,6 +64,8 @@ impl Replica {
             approval_id: String::new(),
             remediations: Vec::new(),
             retry_at: None,
+            bucket: String::new(),
+            taken: Vec::new(),
         };
         let job = accept(new, Verdict::Decided(Box::new(decision)), now);
         if let Some(session) = self.slot_for_newcomer(ctx, &job) {

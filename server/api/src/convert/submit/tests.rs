@@ -167,6 +167,8 @@ fn accepted(submit: SubmitJob) -> coretex_core::job::Job {
         approval_id: String::new(),
         remediations: Vec::new(),
         retry_at: None,
+        bucket: String::new(),
+        taken: Vec::new(),
     };
     accept(new, Verdict::Decided(Box::new(decision)), now)
 }

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use super::record::Note;
+use super::{Refusal, TriggerKind};
 use crate::id::{JobId, TenantId};
 use crate::job::history::{EventType, Ring};
 use crate::job::{Job, JobError, JobSpec, JobState, ScheduledFor};
@@ -167,8 +168,16 @@ impl Job {
         }
     }
 
-    pub(super) fn judged(&mut self, decision: JobDecision, now: Timestamp) {
+    /// Takes another verdict. A job that waits for its next attempt or for its own start is not
+    /// judged before that.
+    pub(super) fn judged(&mut self, decision: JobDecision, now: Timestamp) -> Result<(), Refusal> {
         let from = self.state;
+        if from == JobState::Scheduled && self.scheduled_for != Some(ScheduledFor::Throttle) {
+            return Err(Refusal::Illegal {
+                from,
+                kind: TriggerKind::Judged,
+            });
+        }
         if from == JobState::ApprovalRequired
             && let Some(asked) = self.decision.as_ref().map(|decision| decision.time)
         {
@@ -183,6 +192,7 @@ impl Job {
             EventType::Judged
         };
         self.record(kind, Some(from), now, Note::because(reason));
+        Ok(())
     }
 
     pub(super) fn judge_unavailable(
