@@ -24,6 +24,8 @@ pub(crate) fn decision(decision: Decision, now: Timestamp) -> Box<JobDecision> {
         approval_id: String::new(),
         remediations: Vec::new(),
         retry_at: (decision == Decision::Throttle).then(|| now + Duration::from_secs(5)),
+        bucket: String::new(),
+        taken: Vec::new(),
     })
 }
 
