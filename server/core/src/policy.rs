@@ -1,5 +1,14 @@
-//! Policy decisions as jobs keep them. The kernel that makes them is behind a seam of the engine.
+//! The safety kernel's pure half: decisions as jobs keep them, and how they are made.
+//!
+//! Which bundles are in force, what counters stand at and what a rate has left is kept elsewhere and
+//! comes in as arguments.
 
+mod constraints;
+pub mod glob;
+pub mod safety;
+pub mod terms;
+
+pub use self::constraints::NOTHING;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
