@@ -22,6 +22,7 @@ use crate::commits::Loaded;
 use crate::dispatch::Dispatcher;
 use crate::jobs::output::Outputs;
 use crate::kernel::Kernel;
+use crate::news::News;
 use crate::replicas::Replicas;
 use crate::routing::Tables;
 use crate::time::StoreClock;
@@ -186,6 +187,7 @@ struct Inner {
     stop: CancellationToken,
     tasks: TaskTracker,
     replicas: Replicas,
+    news: News,
     tables: Tables,
 }
 
@@ -217,6 +219,7 @@ impl Engine {
                 stop: CancellationToken::new(),
                 tasks: TaskTracker::new(),
                 replicas: Replicas::default(),
+                news: News::default(),
                 tables: Tables::new(options.routing.clone()),
                 options,
             }),
@@ -224,7 +227,6 @@ impl Engine {
         engine.place_by(engine.routing());
         engine.dispatcher().lock().rise_after = engine.timing().rise_after;
         engine.ensure_policy_pointer().await?;
-        engine.read_pauses().await?;
         engine.adopt_old_keys().await?;
         engine.announce_replica().await?;
         engine.spawn("claims", Self::run_claims);
@@ -303,6 +305,9 @@ impl Engine {
         if self.store().pressure() == coretex_store::Pressure::ReadOnly {
             return Some("the store takes no writes".to_owned());
         }
+        if self.is_behind_the_news() {
+            return Some("pauses and configuration are not read".to_owned());
+        }
         None
     }
 
@@ -377,6 +382,10 @@ impl Engine {
 
     pub(crate) fn replicas(&self) -> &Replicas {
         &self.inner.replicas
+    }
+
+    pub(crate) fn news(&self) -> &News {
+        &self.inner.news
     }
 
     pub(crate) fn tables(&self) -> &Tables {

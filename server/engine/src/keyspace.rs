@@ -72,6 +72,11 @@ pub(crate) fn policy() -> Key {
     Key::from_static(b"policy")
 }
 
+/// What changes with everything that replicas keep copies of (shard `sys`).
+pub(crate) fn news() -> Key {
+    Key::from_static(b"news")
+}
+
 /// The record of an API key (shard `sys`).
 pub(crate) fn api_key(id: &str) -> Key {
     joined(b"key/", &[id.as_bytes()])

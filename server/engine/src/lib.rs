@@ -17,6 +17,7 @@ mod jobs;
 mod kernel;
 mod keyspace;
 mod limits;
+mod news;
 mod pauses;
 mod replicas;
 mod routing;

@@ -10,7 +10,7 @@ use crate::access::Caller;
 use crate::engine::Engine;
 use crate::sessions::workers::paged;
 use crate::types::PageRequest;
-use crate::{Error, Result, keyspace};
+use crate::{Error, Result, keyspace, news};
 
 const FORMAT: u8 = 1;
 /// The most pauses that a tenant makes for itself.
@@ -50,6 +50,7 @@ impl Engine {
             let mut batch = Batch::new(Shard::Sys, CommitId(self.ids().random()));
             batch.create(key.clone(), codec::encode(FORMAT, &pause)?);
             batch.add(keyspace::PAUSED, keyspace::paused(&scope));
+            news::announce(&mut batch);
             match self.store().commit(batch).await {
                 Ok(_) => {
                     tracing::warn!(%scope, principal_id = %caller.principal_id, reason, "paused");
@@ -95,6 +96,7 @@ impl Engine {
             let mut batch = Batch::new(Shard::Sys, CommitId(self.ids().random()));
             batch.delete(key.clone(), version);
             batch.remove(keyspace::PAUSED, keyspace::paused(&scope));
+            news::announce(&mut batch);
             match self.store().commit(batch).await {
                 Ok(_) => {
                     tracing::warn!(%scope, principal_id = %caller.principal_id, "resumed");
@@ -144,24 +146,13 @@ impl Engine {
 
     /// Takes over what is paused from the store.
     pub(crate) async fn read_pauses(&self) -> Result<()> {
-        let since = self.pause_changes();
+        let since = self.dispatcher().lock().pause_changes;
         let range = [Range::all(keyspace::PAUSED)];
         let read = self
             .store()
             .range(Shard::Sys, &range, MAX_PAUSES, Order::Ascending)
             .await?;
         let members: Vec<Member> = read.value.into_iter().flatten().collect();
-        self.take_pauses(&members, since).await
-    }
-
-    /// How often this replica has changed what is paused.
-    pub(crate) fn pause_changes(&self) -> u64 {
-        self.dispatcher().lock().pause_changes
-    }
-
-    /// Takes over the pauses with these names, as they were read when [`Self::pause_changes`] was
-    /// `since`.
-    pub(crate) async fn take_pauses(&self, members: &[Member], since: u64) -> Result<()> {
         let keys: Vec<Key> = members
             .iter()
             .map(|member| keyspace::pause_of(member))
@@ -197,7 +188,7 @@ impl Engine {
     async fn pauses_changed(&self) -> Result<()> {
         self.dispatcher().lock().pause_changes += 1;
         self.read_pauses().await?;
-        self.tell_paused();
+        self.tell_news();
         Ok(())
     }
 

@@ -205,13 +205,17 @@ impl Engine {
             let sweeps = now.since(swept) >= SWEEP_EVERY;
             let looked = async {
                 self.look_at_replicas(sweeps).await?;
-                if sweeps || self.take_news() {
+                if sweeps || self.take_workers() {
                     self.read_workers(&self.known_replicas()).await?;
                 }
                 self.give_up_gone().await
             };
             if let Err(error) = looked.await {
                 tracing::warn!(%error, "replicas not looked at; trying again in a second");
+                // They come along with the look, and are there also where a lease cannot be read.
+                if let Err(error) = self.read_news().await {
+                    tracing::warn!(%error, "news not read; trying again in a second");
+                }
             }
             if sweeps {
                 swept = now;
@@ -243,6 +247,7 @@ impl Engine {
         self.doubt_lease();
         self.dispatcher().lock().forget_what_was_read();
         self.key_cache().forget_all();
+        self.forget_news();
         // A store that came back without data has no pointer.
         if let Err(error) = self.ensure_policy_pointer().await {
             tracing::warn!(%error, "policy pointer not written");

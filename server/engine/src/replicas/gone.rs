@@ -5,7 +5,6 @@ use std::collections::HashSet;
 
 use coretex_core::id::ReplicaId;
 use coretex_core::lease::{HeldKey, REPLICA_LEASE};
-use coretex_core::pause::MAX_PAUSES;
 use coretex_store::{Batch, CommitError, CommitId, Key, Order, Range, Shard, Version, codec};
 
 use super::ReplicaRecord;
@@ -21,7 +20,7 @@ const MAX_REPLICAS: usize = 256;
 
 impl Engine {
     /// Reads the leases of all replicas and notes which are gone; with `sweeps`, also those under
-    /// whose names something stands although they have no lease.
+    /// whose names something stands although they have no lease. Hears the news.
     pub(super) async fn look_at_replicas(&self, sweeps: bool) -> Result<()> {
         // Holders first and leases second: a replica writes its lease before it holds anything, so
         // one that starts in between is not taken for dead.
@@ -30,22 +29,12 @@ impl Engine {
         } else {
             Vec::new()
         };
-        // What is paused is read along: it is looked at as often.
-        let all = [Range::all(keyspace::REPLICAS), Range::all(keyspace::PAUSED)];
-        let paused_since = self.pause_changes();
+        let all = [Range::all(keyspace::REPLICAS)];
         let read = self
             .store()
-            .range(
-                Shard::Sys,
-                &all,
-                MAX_REPLICAS.max(MAX_PAUSES),
-                Order::Ascending,
-            )
+            .range(Shard::Sys, &all, MAX_REPLICAS, Order::Ascending)
             .await?;
-        let mut read = read.value.into_iter();
-        let members = read.next().into_iter().flatten();
-        let paused = read.next().unwrap_or_default();
-        self.take_pauses(&paused, paused_since).await?;
+        let members = read.value.into_iter().flatten();
         let mut ids: Vec<ReplicaId> = members
             .filter_map(|member| {
                 std::str::from_utf8(&member)
@@ -60,8 +49,11 @@ impl Engine {
             }
         }
         let named = ids.clone();
-        let keys: Vec<_> = ids.iter().map(keyspace::replica).collect();
-        let records = self.store().get(Shard::Sys, &keys).await?.value;
+        let mut keys: Vec<_> = ids.iter().map(keyspace::replica).collect();
+        // The news are read along: they are looked at as often.
+        keys.push(keyspace::news());
+        let mut records = self.store().get(Shard::Sys, &keys).await?.value;
+        let news = records.pop().flatten();
         let exclusive = !self.has_peers();
         let own = self.replica();
         let mut live = Vec::new();
@@ -111,7 +103,7 @@ impl Engine {
                 .retain(|key, _| records.contains(key));
         }
         *self.replicas().known.lock() = live;
-        Ok(())
+        self.hear_news(news.as_ref()).await
     }
 
     /// Whether the record of a lease has not been renewed for one period, by this replica's own clock and while

@@ -26,8 +26,8 @@ enum Told {
     Changed { tenant: TenantId, job_id: JobId },
     /// Somebody has told anew of its workers.
     Workers,
-    /// Something was paused, or is not any more.
-    Paused,
+    /// Something has changed of which every replica keeps a copy.
+    News,
     /// A worker was drained, or is not any more.
     Drained {
         tenant: TenantId,
@@ -130,13 +130,13 @@ impl Engine {
     }
 
     /// Tells the others that a worker came or went.
-    pub(super) fn tell_news(&self) {
+    pub(super) fn tell_workers(&self) {
         self.tell_all(&Told::Workers);
     }
 
-    /// Tells the others that something was paused, or is not any more.
-    pub(crate) fn tell_paused(&self) {
-        self.tell_all(&Told::Paused);
+    /// Makes the others read the news sooner.
+    pub(crate) fn tell_news(&self) {
+        self.tell_all(&Told::News);
     }
 
     fn tell_all(&self, told: &Told) {
@@ -199,12 +199,12 @@ impl Engine {
     fn heard(&self, payload: &Bytes) {
         match codec::decode::<Told>(payload) {
             Ok((_, Told::Changed { tenant, job_id })) => self.fall_behind(tenant, job_id),
-            Ok((_, Told::Workers)) => self.note_news(),
-            Ok((_, Told::Paused)) => {
+            Ok((_, Told::Workers)) => self.note_workers(),
+            Ok((_, Told::News)) => {
                 let engine = self.clone();
                 self.spawn_work(async move {
-                    if let Err(error) = engine.read_pauses().await {
-                        tracing::warn!(%error, "pauses not read; they are read every second");
+                    if let Err(error) = engine.read_news().await {
+                        tracing::warn!(%error, "news not read; they are read every second");
                     }
                 });
             }

@@ -45,7 +45,7 @@ pub(crate) struct Registry {
     told: Mutex<Told>,
     others: Mutex<Vec<WorkerInfo>>,
     /// Another replica has told of its workers since they were read.
-    news: AtomicBool,
+    changed: AtomicBool,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -62,13 +62,19 @@ impl Engine {
     }
 
     /// The others have told something new.
-    pub(super) fn note_news(&self) {
-        self.replicas().registry.news.store(true, Ordering::Relaxed);
+    pub(super) fn note_workers(&self) {
+        self.replicas()
+            .registry
+            .changed
+            .store(true, Ordering::Relaxed);
     }
 
     /// Whether the others have told something new since this was asked.
-    pub(super) fn take_news(&self) -> bool {
-        self.replicas().registry.news.swap(false, Ordering::Relaxed)
+    pub(super) fn take_workers(&self) -> bool {
+        self.replicas()
+            .registry
+            .changed
+            .swap(false, Ordering::Relaxed)
     }
 
     /// Describes this replica's workers to the others: at once when one came or went, else every
@@ -120,7 +126,7 @@ impl Engine {
             at: now,
         };
         if !same {
-            self.tell_news();
+            self.tell_workers();
         }
         Ok(())
     }

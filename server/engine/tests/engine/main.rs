@@ -25,6 +25,7 @@ mod leases;
 mod limits;
 mod lists;
 mod losses;
+mod news;
 mod outbound;
 mod output;
 mod pauses;
