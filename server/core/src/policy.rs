@@ -3,13 +3,27 @@
 //! Which bundles are in force, what counters stand at and what a rate has left is kept elsewhere and
 //! comes in as arguments.
 
+pub mod bundle;
 mod constraints;
 pub mod evaluate;
 pub mod glob;
+mod index;
+mod matching;
+mod mcp;
+pub mod rule;
 pub mod safety;
+pub mod secrets;
+mod snapshot;
+mod subject;
 pub mod terms;
+mod vote;
 
+pub use self::bundle::Bundle;
 pub use self::constraints::NOTHING;
+pub use self::evaluate::{CounterRef, History, Outcome, RateTaken, Undecided};
+pub use self::mcp::fold_labels;
+pub use self::snapshot::{MAX_BUNDLES, MAX_SNAPSHOT_RULES, Snapshot, SnapshotError};
+pub use self::subject::Subject;
 use std::collections::BTreeMap;
 use std::time::Duration;
 

@@ -107,6 +107,18 @@ impl<'a> Field<'a> {
         self.reader.is_clean()
     }
 
+    /// Whether it is a list.
+    #[must_use]
+    pub const fn is_list(&self) -> bool {
+        matches!(self.node.kind, Kind::List(_))
+    }
+
+    /// Whether it is a text.
+    #[must_use]
+    pub const fn is_text(&self) -> bool {
+        matches!(self.node.kind, Kind::Text(..))
+    }
+
     /// Whether it is a list without items.
     #[must_use]
     pub fn is_empty_list(&self) -> bool {
@@ -117,6 +129,18 @@ impl<'a> Field<'a> {
     pub fn problem(&self, message: impl Display) {
         self.reader
             .add(self.position(), self.path.clone(), message.to_string());
+    }
+
+    /// Adds a problem about the value of a key, or about this value where the key is missing.
+    pub fn problem_at(&self, key: &str, message: impl Display) {
+        let entries = match &self.node.kind {
+            Kind::Map(entries) => entries.as_slice(),
+            _ => &[],
+        };
+        match entries.iter().find(|entry| entry.key == key) {
+            Some(entry) => self.child(entry).problem(message),
+            None => self.problem(message),
+        }
     }
 
     fn wrong_type(&self, wanted: &str) {

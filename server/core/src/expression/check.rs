@@ -107,7 +107,7 @@ impl Checker<'_> {
             ExprKind::Double(value) => Op::Double(value),
             ExprKind::Text(text) => Op::Text(text.into()),
             ExprKind::Name(name) => self.name(start, &name),
-            ExprKind::Field(operand, name) => Op::Field(self.boxed(*operand), name.into()),
+            ExprKind::Field(operand, name) => Op::Field(self.operand(*operand, &name), name.into()),
             ExprKind::Index(operand, index) => Op::Index(self.boxed(*operand), self.boxed(*index)),
             ExprKind::List(items) => Op::List(self.all(items)),
             ExprKind::Map(entries) => Op::Map(self.entries(entries)),
@@ -136,16 +136,43 @@ impl Checker<'_> {
         if let Some(local) = self.locals.iter().rposition(|local| local == name) {
             return Op::Local(local);
         }
+        if self.scope.fields(name).is_some() {
+            let message = format!("`{name}` is used by its fields, as in `{name}.x`");
+            return self.refuse(at, CompileErrorKind::Arguments, message);
+        }
         if !self.scope.has_variable(name) {
             let hint = nearest(name, self.scope.variable_names());
             let message = format!("unknown variable `{name}`{hint}");
             return self.refuse(at, CompileErrorKind::UnknownVariable, message);
         }
+        self.variable(name)
+    }
+
+    fn variable(&mut self, name: &str) -> Op {
         let known = self.variables.iter().position(|known| known == name);
         Op::Variable(known.unwrap_or_else(|| {
             self.variables.push(name.to_owned());
             self.variables.len() - 1
         }))
+    }
+
+    /// What a field is taken of; a record has to have the field.
+    fn operand(&mut self, operand: Expr, field: &str) -> Box<Node> {
+        if let ExprKind::Name(name) = &operand.kind
+            && !self.locals.contains(name)
+            && let Some(fields) = self.scope.fields(name)
+        {
+            let op = if fields.contains(field) {
+                self.variable(name)
+            } else {
+                let hint = nearest(field, fields.iter().map(String::as_str));
+                let message = format!("`{name}` has no `{field}`{hint}");
+                self.refuse(operand.start, CompileErrorKind::UnknownVariable, message)
+            };
+            let (start, end) = (operand.start, operand.end);
+            return Box::new(Node { start, end, op });
+        }
+        self.boxed(operand)
     }
 
     /// Resolves a call. What it needs for messages is in other functions, because its frame is on
@@ -261,7 +288,7 @@ impl Checker<'_> {
                 ..
             }) = arguments.pop()
         {
-            return Op::Has(self.boxed(*operand), name.into());
+            return Op::Has(self.operand(*operand, &name), name.into());
         }
         self.refuse(
             at,

@@ -14,6 +14,7 @@ use super::limits::{Meter, PATTERN_STEPS};
 use super::operator;
 use super::plan::{Loop, LoopKind, Node, Op, Plan};
 use super::scope::{Source, Variables};
+use super::temporal;
 use super::value::{Key, List, Map, Text, Value, equal};
 use super::wanted::Wanted;
 
@@ -27,6 +28,7 @@ const QUOTED: usize = 80;
 pub(super) enum Loaded<'a> {
     Borrowed(&'a Json),
     Owned(Json),
+    Time(Option<i64>),
     Absent,
     NotJson(String),
 }
@@ -38,6 +40,7 @@ impl<'a> Loaded<'a> {
             None => Self::Absent,
             Some(Source::Json(value)) => Self::Borrowed(value),
             Some(Source::Owned(value)) => Self::Owned(value),
+            Some(Source::Time(time)) => Self::Time(temporal::of(time)),
             Some(Source::Text(text)) => match wanted.read(text) {
                 Ok(value) => Self::Owned(value),
                 Err(error) => Self::NotJson(error.to_string()),
@@ -111,6 +114,8 @@ impl<'e, 'a: 'e> Machine<'e, 'a> {
         match cell.get_or_init(|| Loaded::load(self.variables, name, wanted)) {
             Loaded::Borrowed(value) => Ok(Value::from_json(value)),
             Loaded::Owned(value) => Ok(Value::from_json(value)),
+            Loaded::Time(Some(micros)) => Ok(Value::Timestamp(*micros)),
+            Loaded::Time(None) => Err(Fault::of_value(format!("`{name}` is after the year 9999"))),
             Loaded::Absent => Err(Fault::new(
                 EvalErrorKind::Variable,
                 format!("`{name}` has no value here"),

@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value as Json;
 
+use crate::time::Timestamp;
+
 /// The names an expression may use.
 ///
 /// Every function is allowed unless [`Scope::only_functions`] says otherwise; no variable is
@@ -11,6 +13,7 @@ use serde_json::Value as Json;
 #[derive(Clone, Debug, Default)]
 pub struct Scope {
     variables: BTreeSet<String>,
+    records: BTreeMap<String, BTreeSet<String>>,
     functions: Option<BTreeSet<String>>,
 }
 
@@ -35,6 +38,18 @@ impl Scope {
         self
     }
 
+    /// Allows a variable that may only be used by its fields `name.field`, and has these.
+    #[must_use]
+    pub fn record<'n>(
+        mut self,
+        name: impl Into<String>,
+        fields: impl IntoIterator<Item = &'n str>,
+    ) -> Self {
+        let fields = fields.into_iter().map(str::to_owned).collect();
+        self.records.insert(name.into(), fields);
+        self
+    }
+
     /// Allows these functions and macros and no others.
     #[must_use]
     pub fn only_functions<'n>(mut self, names: impl IntoIterator<Item = &'n str>) -> Self {
@@ -46,8 +61,15 @@ impl Scope {
         self.variables.contains(name)
     }
 
+    pub(super) fn fields(&self, name: &str) -> Option<&BTreeSet<String>> {
+        self.records.get(name)
+    }
+
     pub(super) fn variable_names(&self) -> impl Iterator<Item = &str> {
-        self.variables.iter().map(String::as_str)
+        self.variables
+            .iter()
+            .chain(self.records.keys())
+            .map(String::as_str)
     }
 
     pub(super) fn has_function(&self, name: &str) -> bool {
@@ -66,6 +88,8 @@ pub enum Source<'a> {
     Text(&'a str),
     /// A value made for this evaluation.
     Owned(Json),
+    /// A point in time.
+    Time(Timestamp),
 }
 
 /// Where the values of variables come from.
@@ -118,6 +142,7 @@ impl Variables for Bindings<'_> {
             Source::Json(value) => Source::Json(value),
             Source::Text(text) => Source::Text(text),
             Source::Owned(value) => Source::Json(value),
+            Source::Time(time) => Source::Time(*time),
         })
     }
 }

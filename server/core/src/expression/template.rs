@@ -159,7 +159,7 @@ impl Variables for LoadedOnce<'_> {
             Loaded::Owned(value) => Some(Source::Json(value)),
             Loaded::Absent => None,
             // The expression reports what is wrong with the text.
-            Loaded::NotJson(_) => self.variables.get(name),
+            Loaded::NotJson(_) | Loaded::Time(_) => self.variables.get(name),
         }
     }
 }

@@ -4,6 +4,7 @@
 //! Days are counted in the proleptic Gregorian calendar, as RFC 3339 does.
 
 use super::function::Part;
+use crate::time::Timestamp;
 
 const SECOND: i64 = 1_000_000;
 const MINUTE: i64 = 60 * SECOND;
@@ -19,6 +20,11 @@ const LONGEST: i64 = 315_576_000_000 * SECOND;
 /// Accepts a time of years 1 to 9999.
 pub(super) fn in_range(micros: i64) -> Option<i64> {
     (FIRST..=LAST).contains(&micros).then_some(micros)
+}
+
+/// A time of the server, if it is before the year 10000.
+pub(super) fn of(time: Timestamp) -> Option<i64> {
+    i64::try_from(time.as_micros()).ok().and_then(in_range)
 }
 
 /// Accepts a duration of at most ten thousand years either way.

@@ -17,7 +17,7 @@ const MAX_LIST: usize = 100;
 /// The most bytes of one entry.
 const MAX_ENTRY: usize = 512;
 /// The longest run time that can be said.
-const MAX_RUNTIME: Duration = Duration::from_secs(366 * 24 * 3_600);
+const MAX_RUNTIME: Duration = Duration::from_secs(31_557_600);
 
 /// What of two entries of a list is the wider one. Of any two entries one covers the other or they
 /// have nothing in common, so that the order of merging makes no difference.

@@ -53,6 +53,12 @@ impl TextGlob {
         &self.0
     }
 
+    /// Whether it matches one text only.
+    #[must_use]
+    pub fn is_literal(&self) -> bool {
+        !self.0.contains('*')
+    }
+
     /// Whether it matches a text.
     #[must_use]
     pub fn matches(&self, text: &str) -> bool {

@@ -1,0 +1,7 @@
+//! The safety kernel's pure half, from text to decision.
+
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
+
+mod bundles;
+mod decisions;
+mod support;
