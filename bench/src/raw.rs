@@ -142,6 +142,7 @@ async fn record(jobs: usize) -> Result<(Vec<Batch>, Vec<Vec<Batch>>)> {
         bus: Arc::new(InProcBus::new()),
         ids: Arc::new(RandomIds),
         kernel: Arc::new(AllowAll),
+        signatures: coretex_engine::Signatures::default(),
         limits: Limits::default(),
         retention: Retention::default(),
         timing: Timing::default(),

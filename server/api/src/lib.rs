@@ -18,6 +18,7 @@ mod layers;
 mod methods;
 mod options;
 mod page;
+mod policy;
 mod problem;
 mod routes;
 mod server;

@@ -19,6 +19,7 @@ use coretex_proto::FILE_DESCRIPTOR_SET;
 use coretex_proto::v1::access_service_server::AccessServiceServer;
 use coretex_proto::v1::dlq_service_server::DlqServiceServer;
 use coretex_proto::v1::job_service_server::JobServiceServer;
+use coretex_proto::v1::policy_service_server::PolicyServiceServer;
 use coretex_proto::v1::system_service_server::SystemServiceServer;
 use coretex_proto::v1::worker_service_server::WorkerServiceServer;
 use http::{HeaderName, HeaderValue, Method, Request, Response};
@@ -45,6 +46,7 @@ use crate::layers::intake::Intake;
 use crate::layers::observe::{ObserveLayer, REQUEST_ID};
 use crate::methods::MethodTable;
 use crate::options::ApiOptions;
+use crate::policy::Policy;
 use crate::system::System;
 use crate::workers::Workers;
 
@@ -128,6 +130,9 @@ fn services(engine: &Engine, options: &ApiOptions, health: &Health) -> Result<Ro
     let dlq = DlqServiceServer::new(Dlq::new(engine.clone()))
         .max_decoding_message_size(MAX_REQUEST_BYTES)
         .accept_compressed(CompressionEncoding::Gzip);
+    let policy = PolicyServiceServer::new(Policy::new(engine.clone()))
+        .max_decoding_message_size(MAX_REQUEST_BYTES)
+        .accept_compressed(CompressionEncoding::Gzip);
     let health = HealthService::from_health_reporter(health.reporter().clone());
     let reflection = || {
         tonic_reflection::server::Builder::configure()
@@ -148,6 +153,7 @@ fn services(engine: &Engine, options: &ApiOptions, health: &Health) -> Result<Ro
         .add_service(system)
         .add_service(access)
         .add_service(dlq)
+        .add_service(policy)
         .add_service(HealthServer::new(health))
         .add_service(v1)
         .add_service(v1alpha)

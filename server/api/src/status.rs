@@ -202,6 +202,22 @@ fn describe_engine(error: Error) -> Description {
         Error::RoleNotAllowed { role } => {
             plain(Code::PermissionDenied, Reason::RoleNotAllowed).with("role", role)
         }
+        Error::EtagMismatch { current } => {
+            let current = current.map(|version| version.to_string());
+            plain(Code::Aborted, Reason::EtagMismatch).with("etag", current.unwrap_or_default())
+        }
+        Error::BundleInForce { bundle_id } => {
+            plain(Code::FailedPrecondition, Reason::BundleInForce).with("bundle_id", bundle_id)
+        }
+        Error::SignatureInvalid { bundle_id, .. } => {
+            plain(Code::FailedPrecondition, Reason::SignatureInvalid).with("bundle_id", bundle_id)
+        }
+        Error::PolicyUnavailable { .. } => {
+            plain(Code::Unavailable, Reason::PolicyUnavailable).retry_after(Duration::from_secs(1))
+        }
+        Error::TooManyBundles { limit } => {
+            plain(Code::ResourceExhausted, Reason::TooManyBundles).with("limit", limit.to_string())
+        }
         Error::JobNotEnded => plain(Code::FailedPrecondition, Reason::JobNotEnded),
         Error::TooManyWaitingJobs { limit } => {
             plain(Code::ResourceExhausted, Reason::TooManyWaitingJobs)
@@ -299,6 +315,8 @@ fn not_found(noun: Noun, id: &str) -> Description {
         Noun::Worker => (ErrorReason::WorkerNotFound, "worker_id", "worker"),
         Noun::ApiKey => (ErrorReason::ApiKeyNotFound, "key_id", "api key"),
         Noun::DlqEntry => (ErrorReason::DlqEntryNotFound, "entry_id", "dead letter"),
+        Noun::Bundle => (ErrorReason::BundleNotFound, "bundle_id", "bundle"),
+        Noun::Snapshot => (ErrorReason::SnapshotNotFound, "snapshot_id", "snapshot"),
     };
     let id = shorten(id, 320);
     Description::new(Code::NotFound, reason, format!("no such {what}: {id}")).with(key, id)

@@ -13,6 +13,7 @@ mod mcp;
 pub mod rule;
 pub mod safety;
 pub mod secrets;
+pub mod signature;
 mod snapshot;
 mod subject;
 pub mod terms;

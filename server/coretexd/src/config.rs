@@ -67,8 +67,21 @@ pub struct Config {
     pub retention: Retention,
     /// Clocks of sessions and shutdown.
     pub timing: Timing,
+    /// The policy by which jobs are judged.
+    pub policy: Policy,
     /// Which pools serve a topic, who may use them, and what holds for jobs that do not say.
     pub routing: Routing,
+}
+
+/// The policy by which jobs are judged.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Policy {
+    /// Where files with bundles are.
+    pub directory: Option<PathBuf>,
+    /// File with public keys whose signatures count.
+    pub trusted_keys: Option<PathBuf>,
+    /// Every bundle must have a signature that counts.
+    pub require_signatures: bool,
 }
 
 /// The store.
@@ -303,6 +316,7 @@ impl Default for Config {
                 priority_rise: coretex_core::queue::rank::DEFAULT_RISE_AFTER,
                 drain_timeout: Duration::from_secs(30),
             },
+            policy: Policy::default(),
             routing: Routing::default(),
         }
     }

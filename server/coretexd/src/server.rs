@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use coretex_bus::Bus;
 use coretex_core::time::{Clock, IdGen};
-use coretex_engine::{AllowAll, Engine, EngineOptions};
+use coretex_engine::{Engine, EngineOptions, PolicyKernel, Signatures};
 use coretex_store::Store;
 use tokio::net::TcpListener;
 use tokio::signal::unix::Signal;
@@ -23,6 +23,7 @@ use crate::config::{Backend, Config, Environment, Source};
 use crate::datadir;
 use crate::error::StartError;
 use crate::grpc::Grpc;
+use crate::policy::{self, PolicyFiles};
 use crate::readiness::Readiness;
 use crate::reload::Reload;
 use crate::source::{RandomIds, SystemClock};
@@ -66,6 +67,11 @@ impl Server {
     /// See [`StartError`]. Nothing is left running then.
     pub async fn start(config: Config) -> Result<Self, StartError> {
         check_built(&config)?;
+        let signatures =
+            policy::signatures(&config.policy).map_err(|reason| StartError::Setting {
+                key: "policy.trusted_keys",
+                reason,
+            })?;
         let tls = crate::grpc::tls(&config.tls)?;
         let (listener, listen) = bind("listen", config.listen).await?;
         let (admin_listener, admin) = bind("admin_listen", config.admin_listen).await?;
@@ -104,22 +110,28 @@ impl Server {
             servers,
         } = backends::open(&config, &sources).await?;
         readiness.progress("taking up the jobs that are under way");
-        let engine = match Engine::start(engine_options(&config, &store, &bus, &ids)).await {
-            Ok(engine) => engine,
-            Err(error) => {
-                bus.drain(Duration::ZERO).await;
-                store.close(CLOSING).await;
-                return Err(error.into());
-            }
-        };
+        let engine =
+            match Engine::start(engine_options(&config, signatures, &store, &bus, &ids)).await {
+                Ok(engine) => engine,
+                Err(error) => {
+                    bus.drain(Duration::ZERO).await;
+                    store.close(CLOSING).await;
+                    return Err(error.into());
+                }
+            };
         let prepared = async {
+            let policy = PolicyFiles::start(&config.policy, config.dev, &engine);
+            let policy = policy.await.map_err(|reason| StartError::Setting {
+                key: "policy.directory",
+                reason,
+            })?;
             let access = access_of(&config, &engine).await?;
             let backends: Arc<dyn coretex_api::Backends> = servers.clone();
             let grpc = Grpc::start(&config, engine.clone(), ids, backends, listener, tls).await?;
             grpc.health().set_serving(true).await;
-            Ok((access, grpc))
+            Ok((policy, access, grpc))
         };
-        let (access, grpc) = match prepared.await {
+        let (policy, access, grpc) = match prepared.await {
             Ok(prepared) => prepared,
             Err(error) => {
                 engine.drain(Duration::ZERO).await;
@@ -128,6 +140,7 @@ impl Server {
             }
         };
         readiness.running(engine.clone());
+        background.spawn(policy.run(stop.clone()));
         background.spawn(watch_usage(Arc::clone(&store), stop.clone()));
         background.spawn(watch_bus(Arc::clone(&bus), stop.clone()));
         background.spawn(watch_health(
@@ -274,6 +287,7 @@ fn prepare_data_dir(config: &Config) -> Result<(), StartError> {
 
 fn engine_options(
     config: &Config,
+    signatures: Signatures,
     store: &Arc<dyn Store>,
     bus: &Arc<dyn Bus>,
     ids: &Arc<dyn IdGen>,
@@ -288,7 +302,8 @@ fn engine_options(
         store: Arc::clone(store),
         bus: Arc::clone(bus),
         ids: Arc::clone(ids),
-        kernel: Arc::new(AllowAll),
+        kernel: Arc::new(PolicyKernel::default()),
+        signatures,
         limits: coretex_engine::Limits {
             max_payload_bytes: limits.max_payload.as_usize(),
             max_waiting_jobs: limits.max_waiting_jobs,
@@ -320,7 +335,9 @@ fn engine_options(
 
 async fn access_of(config: &Config, engine: &Engine) -> Result<Access, StartError> {
     if config.dev {
-        tracing::warn!("development mode: no credentials are needed and every job is allowed");
+        tracing::warn!(
+            "development mode: no credentials are needed, and a bundle allows every job"
+        );
         return Ok(Access::Open);
     }
     access::ensure(engine, &config.data_dir, config.ephemeral).await

@@ -134,7 +134,13 @@ pub fn grants(role: Role, permission: &str) -> bool {
     }
     let read = matches!(
         permission,
-        "jobs.read" | "dlq.read" | "workers.read" | "pools.read" | "system.read"
+        "jobs.read"
+            | "dlq.read"
+            | "workers.read"
+            | "pools.read"
+            | "system.read"
+            | "policy.evaluate"
+            | "policy.read"
     );
     match role {
         Role::Admin => true,
@@ -163,10 +169,11 @@ pub fn grants(role: Role, permission: &str) -> bool {
                     | "dlq.read"
                     | "workers.read"
                     | "pools.read"
+                    | "policy.evaluate"
             )
         }
         Role::Worker => permission == "workers.connect",
-        Role::Auditor => read || permission == "keys.read",
+        Role::Auditor => read || matches!(permission, "keys.read" | "policy.audit"),
     }
 }
 

@@ -392,6 +392,7 @@ fn stops(error: &Error) -> bool {
         | Error::PageTokenInvalid
         | Error::ResumeTokenInvalid
         | Error::WatchTooSlow
+        | Error::PolicyUnavailable { .. }
         | Error::Protocol { .. }
         | Error::Internal { .. } => true,
         Error::Invalid(_)
@@ -401,6 +402,10 @@ fn stops(error: &Error) -> bool {
         | Error::TeamNotAllowed { .. }
         | Error::RoleNotAllowed { .. }
         | Error::JobNotEnded
+        | Error::EtagMismatch { .. }
+        | Error::BundleInForce { .. }
+        | Error::SignatureInvalid { .. }
+        | Error::TooManyBundles { .. }
         | Error::ConcurrencyLimitReached { .. }
         | Error::PoolNotAllowed { .. }
         | Error::TopicNotAllowed { .. }

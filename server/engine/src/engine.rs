@@ -23,6 +23,8 @@ use crate::dispatch::Dispatcher;
 use crate::jobs::output::Outputs;
 use crate::kernel::Kernel;
 use crate::news::News;
+use crate::policy::Signatures;
+use crate::policy::base::Base;
 use crate::replicas::Replicas;
 use crate::routing::Tables;
 use crate::time::StoreClock;
@@ -146,6 +148,8 @@ pub struct EngineOptions {
     pub ids: Arc<dyn IdGen>,
     /// What decides about jobs.
     pub kernel: Arc<dyn Kernel>,
+    /// Which signatures of bundles count.
+    pub signatures: Signatures,
     /// Bounds.
     pub limits: Limits,
     /// How long things are kept.
@@ -189,6 +193,8 @@ struct Inner {
     replicas: Replicas,
     news: News,
     tables: Tables,
+    base: Base,
+    policy_loads: tokio::sync::Mutex<()>,
 }
 
 impl Engine {
@@ -221,12 +227,14 @@ impl Engine {
                 replicas: Replicas::default(),
                 news: News::default(),
                 tables: Tables::new(options.routing.clone()),
+                base: Base::default(),
+                policy_loads: tokio::sync::Mutex::new(()),
                 options,
             }),
         };
         engine.place_by(engine.routing());
         engine.dispatcher().lock().rise_after = engine.timing().rise_after;
-        engine.ensure_policy_pointer().await?;
+        engine.start_policy().await?;
         engine.adopt_old_keys().await?;
         engine.announce_replica().await?;
         engine.spawn("claims", Self::run_claims);
@@ -386,6 +394,15 @@ impl Engine {
 
     pub(crate) fn news(&self) -> &News {
         &self.inner.news
+    }
+
+    pub(crate) fn base(&self) -> &Base {
+        &self.inner.base
+    }
+
+    /// Only one load of the policy at a time.
+    pub(crate) fn policy_loads(&self) -> &tokio::sync::Mutex<()> {
+        &self.inner.policy_loads
     }
 
     pub(crate) fn tables(&self) -> &Tables {

@@ -36,6 +36,10 @@ pub enum Noun {
     ApiKey,
     /// A dead letter.
     DlqEntry,
+    /// A bundle of the policy.
+    Bundle,
+    /// A snapshot of the policy.
+    Snapshot,
 }
 
 /// A refused or failed use case. Everything but the `Internal`, `Unavailable` and `DataLoss` texts
@@ -103,6 +107,38 @@ pub enum Error {
     RoleNotAllowed {
         /// The role.
         role: String,
+    },
+    /// A document is not what the caller thinks it is.
+    #[error("the etag does not match")]
+    EtagMismatch {
+        /// What it is; `None` = it does not exist.
+        current: Option<u64>,
+    },
+    /// A bundle that is in force is not deleted.
+    #[error("the bundle is in force")]
+    BundleInForce {
+        /// The bundle.
+        bundle_id: String,
+    },
+    /// A bundle has no signature that counts.
+    #[error("bundle `{bundle_id}`: {reason}")]
+    SignatureInvalid {
+        /// The bundle.
+        bundle_id: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The kernel cannot decide.
+    #[error("no decision: {reason}")]
+    PolicyUnavailable {
+        /// Why.
+        reason: String,
+    },
+    /// There are as many bundles as there may be.
+    #[error("too many bundles")]
+    TooManyBundles {
+        /// How many there may be.
+        limit: usize,
     },
     /// A job must have ended for this.
     #[error("the job has not ended")]

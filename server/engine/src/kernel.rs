@@ -3,13 +3,13 @@
 //! What becomes of a job through its judgement is in [`rulings`](crate::rulings).
 
 use std::fmt::Debug;
+use std::sync::Arc;
 
 use coretex_core::id::TenantId;
 use coretex_core::job::{Job, JobSpec};
 use coretex_core::payload::Payload;
 pub use coretex_core::policy::evaluate::Undecided;
-use coretex_core::policy::evaluate::{CounterRef, History, RateTaken};
-use coretex_core::policy::{Decision, JobDecision};
+use coretex_core::policy::{CounterRef, Decision, History, JobDecision, RateTaken, Snapshot};
 use coretex_core::time::Timestamp;
 
 /// What a decision is made from.
@@ -61,6 +61,27 @@ pub trait Kernel: Send + Sync + Debug {
     /// [`Undecided`]: it has to read something first, or cannot decide, which is neither a denial
     /// nor an allowance: the job waits.
     fn judge(&self, facts: Facts<'_>, history: &History) -> Result<Judgement, Undecided>;
+
+    /// Whether it decides by what the store holds, and so has to be told of it.
+    fn follows_store(&self) -> bool {
+        false
+    }
+
+    /// Whether it can decide.
+    fn is_sound(&self) -> bool {
+        true
+    }
+
+    /// What it decides by, if that is a snapshot and can be used.
+    fn policy(&self) -> Option<Arc<Snapshot>> {
+        None
+    }
+
+    /// Decides by this snapshot from now on.
+    fn follow(&self, _snapshot: Snapshot) {}
+
+    /// Decides nothing from now on: the snapshot in force cannot be used.
+    fn stand_still(&self, _snapshot_id: &str, _reason: &str) {}
 }
 
 /// Allows everything, and says so in every decision.

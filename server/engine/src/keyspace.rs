@@ -177,6 +177,74 @@ pub(crate) fn submit_rate(tenant: &TenantId) -> Key {
     joined(b"rate/submit/", &[tenant.as_bytes()])
 }
 
+/// Which policy snapshot shall be in force (shard `sys`).
+pub(crate) fn policy_head() -> Key {
+    Key::from_static(b"policy-head")
+}
+
+/// A bundle as it was last written (shard `sys`).
+pub(crate) fn bundle(id: &str) -> Key {
+    joined(b"bundle/", &[id.as_bytes()])
+}
+
+/// All bundles that were written: `id` (shard `sys`).
+pub(crate) const BUNDLES: Index = Index::from_static(b"bundles");
+
+/// A member that is a name.
+pub(crate) fn member(name: &str) -> Member {
+    Member::copy_from_slice(name.as_bytes())
+}
+
+/// The content of bundles of snapshots, by digest (shard `sys`).
+pub(crate) fn bundle_content(digest: &str) -> Key {
+    joined(b"bundle-content/", &[digest.as_bytes()])
+}
+
+/// A policy snapshot (shard `sys`).
+pub(crate) fn snapshot(id: &str) -> Key {
+    joined(b"snapshot/", &[id.as_bytes()])
+}
+
+/// All policy snapshots: `time id` (shard `sys`).
+pub(crate) const SNAPSHOTS: Index = Index::from_static(b"snapshots");
+
+/// A member of [`SNAPSHOTS`].
+pub(crate) fn snapshot_place(time: Timestamp, id: &str) -> Member {
+    let mut member = time.to_be_bytes().to_vec();
+    member.extend_from_slice(id.as_bytes());
+    Member::from(member)
+}
+
+/// Parses [`snapshot_place`].
+pub(crate) fn parse_snapshot_place(member: &[u8]) -> Option<(Timestamp, String)> {
+    let (time, id) = member.split_first_chunk::<8>()?;
+    let time = Timestamp::from_micros(u64::from_be_bytes(*time));
+    Some((time, text(id)?.to_owned()))
+}
+
+/// An entry of the record of policy changes (shard `sys`).
+pub(crate) fn policy_audit(sequence: u64) -> Key {
+    joined(b"policy-audit/", &[&sequence.to_be_bytes()])
+}
+
+/// All entries of the record of policy changes, by number (shard `sys`).
+pub(crate) const POLICY_AUDIT: Index = Index::from_static(b"policy-audits");
+
+/// A member that is a number.
+pub(crate) fn numbered(number: u64) -> Member {
+    Member::copy_from_slice(&number.to_be_bytes())
+}
+
+/// Parses [`numbered`].
+pub(crate) fn parse_numbered(member: &[u8]) -> Option<u64> {
+    Some(u64::from_be_bytes(member.try_into().ok()?))
+}
+
+/// What an idempotency key of a policy change stands for (shard `sys`).
+pub(crate) fn policy_key(key: &str) -> Key {
+    joined(b"policy-key/", &[key.as_bytes()])
+}
+
 /// The bucket of a rate that policy asks for.
 pub(crate) fn policy_rate(tenant: &TenantId, bucket: &str) -> Key {
     joined(b"rate/policy/", &[tenant.as_bytes(), bucket.as_bytes()])

@@ -19,6 +19,7 @@ mod keyspace;
 mod limits;
 mod news;
 mod pauses;
+mod policy;
 mod replicas;
 mod routing;
 mod rulings;
@@ -41,6 +42,10 @@ pub use error::{Error, Noun, Result, Violation};
 pub use filter::{DlqFilter, JobFilter};
 pub use jobs::MAX_LABELS;
 pub use kernel::{AllowAll, Facts, Judgement, Kernel, Undecided};
+pub use policy::{
+    Action, AuditEntry, BASE_PREFIX, BaseBundle, BundleAnswer, Etag, MAX_BUNDLE_BYTES, MAX_BUNDLES,
+    PolicyKernel, Published, PutBundle, Replayed, Signatures, Simulated, SnapshotAnswer, Subject,
+};
 pub use sessions::outbound::Weight;
 pub use sessions::{MAX_TOPICS, Session};
 pub use types::*;

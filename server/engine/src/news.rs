@@ -65,6 +65,9 @@ impl Engine {
 
     /// Makes every copy anew of which the news tell. Whoever adds one adds it here.
     async fn news_changed(&self) -> Result<()> {
+        if self.kernel().follows_store() {
+            self.follow_policy().await;
+        }
         self.read_pauses().await
     }
 

@@ -220,6 +220,7 @@ impl Engine {
             if sweeps {
                 swept = now;
             }
+            self.keep_policy().await;
             if let Err(error) = self.share_workers().await {
                 tracing::warn!(%error, "workers not told to the other replicas");
             }
@@ -249,8 +250,8 @@ impl Engine {
         self.key_cache().forget_all();
         self.forget_news();
         // A store that came back without data has no pointer.
-        if let Err(error) = self.ensure_policy_pointer().await {
-            tracing::warn!(%error, "policy pointer not written");
+        if let Err(error) = self.start_policy().await {
+            tracing::warn!(%error, "policy not taken over anew");
         }
         self.dispatcher().wake();
         true

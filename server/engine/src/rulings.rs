@@ -11,8 +11,7 @@ use coretex_core::id::{JobId, TenantId};
 use coretex_core::job::clock::{Due, due};
 use coretex_core::job::transition::{Trigger, Verdict, apply};
 use coretex_core::job::{Job, ScheduledFor};
-use coretex_core::policy::evaluate::{CounterRef, History, RateTaken};
-use coretex_core::policy::{Decision, JobDecision};
+use coretex_core::policy::{CounterRef, Decision, History, JobDecision, RateTaken};
 use coretex_core::time::Timestamp;
 use coretex_store::{CommitError, Order, Precondition, Range, Rate};
 
@@ -187,18 +186,32 @@ impl Engine {
                     whole = read.map_err(|error| format!("the input was not read: {error}"))?;
                 }
                 Err(Undecided::NeedsHistory(counters)) => {
-                    for counter in counters {
-                        let range = keyspace::past_since(facts.tenant, &counter, facts.now);
-                        let read = self.store().count(self.shard(), &range, MAX_COUNTED).await;
-                        let read = read.map_err(|error| {
-                            format!("the counter `{}` was not read: {error}", counter.id)
-                        })?;
-                        history.0.insert(counter, read.value);
-                    }
+                    self.read_history(facts.tenant, facts.now, counters, &mut history)
+                        .await
+                        .map_err(|error| format!("counters were not read: {error}"))?;
                 }
             }
         }
         Err("the policy asks for the same facts again and again".to_owned())
+    }
+
+    /// Reads what counters of the past say at `now`.
+    pub(crate) async fn read_history(
+        &self,
+        tenant: &TenantId,
+        now: Timestamp,
+        counters: Vec<CounterRef>,
+        history: &mut History,
+    ) -> Result<()> {
+        for counter in counters {
+            let range = keyspace::past_since(tenant, &counter, now);
+            let read = self
+                .store()
+                .count(self.shard(), &range, MAX_COUNTED)
+                .await?;
+            history.insert(&counter, read.value);
+        }
+        Ok(())
     }
 
     /// Rules on a new job. With `wait` it waits for its turn at a rate.
@@ -410,10 +423,5 @@ impl Engine {
             }
         }
         Err(Error::Contention)
-    }
-
-    /// Another policy has come into force than the kernel has.
-    pub(crate) async fn policy_moved(&self, attempt: u32) {
-        self.pause(attempt).await;
     }
 }

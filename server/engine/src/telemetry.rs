@@ -86,3 +86,8 @@ pub(crate) fn rewind() {
 pub(crate) fn bug(what: &'static str) {
     counter!("coretex_invariant_violations_total", "what" => what).increment(1);
 }
+
+/// The policy in force cannot be used.
+pub(crate) fn policy_trouble() {
+    counter!("coretex_policy_load_failures_total").increment(1);
+}

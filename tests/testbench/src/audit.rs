@@ -9,9 +9,10 @@ use coretex_core::id::{JobId, LeaseId, TenantId};
 use coretex_core::job::clock::next_due;
 use coretex_core::job::history::{EventType, JobEvent};
 use coretex_core::job::output::{Channel, OutputRecord, Page};
-use coretex_core::job::{Job, JobState};
+use coretex_core::job::{Job, JobState, ScheduledFor};
 use coretex_core::payload::Content;
 use coretex_core::placement::{Needs, shape};
+use coretex_core::policy::Decision;
 use coretex_core::queue::ReadyKey;
 use coretex_core::time::Timestamp;
 use coretex_store::embedded::EmbeddedStore;
@@ -122,6 +123,14 @@ fn entries_of(job: &Job) -> Vec<(Bytes, Bytes)> {
     {
         let index = joined("conc/", &[tenant, lease.concurrency_key.as_bytes()]);
         entries.push((index, timed(lease.dispatch_time, job.id.as_bytes())));
+    }
+    if job.scheduled_for == Some(ScheduledFor::Throttle)
+        && let Some(decision) = job.decision.as_ref()
+        && decision.decision == Decision::Throttle
+        && !decision.bucket.is_empty()
+    {
+        let index = joined("throttled/", &[tenant, decision.bucket.as_bytes()]);
+        entries.push((index, timed(job.create_time, job.id.as_bytes())));
     }
     let current = if job.cancel.is_some() { b'r' } else { b'c' };
     let out = job.lease.iter().map(|lease| (&lease.slot, current));
@@ -248,7 +257,7 @@ pub async fn audit(store: &EmbeddedStore, names: &Names) -> Audit {
                 let (_, page) = codec::decode::<Page>(&record.value).unwrap();
                 pages.insert(key.clone(), page);
             }
-            "policy" => {}
+            "policy" | "past-sweep" => {}
             other => panic!("a record of an unknown family: {other}"),
         }
     }
@@ -264,6 +273,7 @@ pub async fn audit(store: &EmbeddedStore, names: &Names) -> Audit {
     check_idempotency(&jobs, idempotency, now);
     let mut members: BTreeMap<String, usize> = BTreeMap::new();
     let mut held = BTreeMap::new();
+    let (mut counted_pasts, mut named_pasts) = (BTreeSet::new(), BTreeSet::new());
     for index in names.indexes(SHARD) {
         let range = Range::all(index.clone());
         let found = store
@@ -278,6 +288,22 @@ pub async fn audit(store: &EmbeddedStore, names: &Names) -> Audit {
         let found: BTreeSet<Bytes> = found.value.into_iter().flatten().collect();
         let counted = store.count(SHARD, &range, u64::MAX).await.unwrap().value;
         assert_eq!(counted, found.len() as u64, "count of {index:?}");
+        let family = String::from_utf8_lossy(index.split(|byte| *byte == b'/').next().unwrap());
+        *members.entry(family.to_string()).or_default() += found.len();
+        // Counters of the past outlive their jobs.
+        match &*family {
+            "past" => {
+                if !found.is_empty() {
+                    counted_pasts.insert(index.clone());
+                }
+                continue;
+            }
+            "pasts" => {
+                named_pasts = found;
+                continue;
+            }
+            _ => {}
+        }
         let should = expected.remove(&index).unwrap_or_default();
         let missing: Vec<_> = should.difference(&found).collect();
         let extra: Vec<_> = found.difference(&should).collect();
@@ -285,8 +311,6 @@ pub async fn audit(store: &EmbeddedStore, names: &Names) -> Audit {
             missing.is_empty() && extra.is_empty(),
             "index {index:?}: missing {missing:?}, extra {extra:?}"
         );
-        let family = String::from_utf8_lossy(index.split(|byte| *byte == b'/').next().unwrap());
-        *members.entry(family.to_string()).or_default() += found.len();
         if &*family == "held" {
             for member in found {
                 let session = member.split(|byte| *byte == 0).nth(1).unwrap();
@@ -299,6 +323,9 @@ pub async fn audit(store: &EmbeddedStore, names: &Names) -> Audit {
         expected.is_empty(),
         "indexes that were never written: {expected:?}"
     );
+    // What is not named is never swept.
+    let lost: Vec<_> = counted_pasts.difference(&named_pasts).collect();
+    assert!(lost.is_empty(), "counters that are not named: {lost:?}");
     check_log(store, &jobs).await;
     Audit {
         jobs,

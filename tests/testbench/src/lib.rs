@@ -31,8 +31,8 @@ use coretex_core::payload::Payload;
 use coretex_core::routing::{LeftOpen, Routing};
 use coretex_core::time::{Clock, IdGen, Timestamp};
 use coretex_engine::{
-    AllowAll, Caller, Engine, EngineOptions, Error, Hello, Kernel, Limits, Retention, Role,
-    SubmitJob, Submitted, Timing,
+    AllowAll, Caller, Engine, EngineOptions, Error, Hello, Kernel, Limits, PolicyKernel, Retention,
+    Role, Signatures, SubmitJob, Submitted, Timing,
 };
 use coretex_store::embedded::{EmbeddedOptions, EmbeddedStore, WriterMode};
 use coretex_store::layers::{Faulty, Resend, ResendPolicy};
@@ -119,6 +119,8 @@ pub struct Setup {
     pub retention: Retention,
     pub timing: Timing,
     pub kernel: Arc<dyn Kernel>,
+    /// The policy of the store decides instead, with these signatures.
+    pub policy: Option<Signatures>,
     pub seed: u64,
     /// Commits of unknown outcome are sent again, as in the program.
     pub resend: bool,
@@ -135,6 +137,7 @@ impl Default for Setup {
             retention: Retention::default(),
             timing: Timing::default(),
             kernel: Arc::new(AllowAll),
+            policy: None,
             seed: 7,
             resend: true,
             exclusive: true,
@@ -339,7 +342,11 @@ pub async fn start_on(
         store,
         bus,
         ids: SeededIds::new(setup.seed + count * 1_000_003),
-        kernel: Arc::clone(&setup.kernel),
+        kernel: match &setup.policy {
+            Some(_) => Arc::new(PolicyKernel::default()),
+            None => Arc::clone(&setup.kernel),
+        },
+        signatures: setup.policy.clone().unwrap_or_default(),
         limits: setup.limits.clone(),
         retention: setup.retention.clone(),
         timing: setup.timing.clone(),

@@ -16,7 +16,7 @@ use clap::Parser;
     after_help = "Exit codes: 0 clean stop, 2 usage or configuration, 3 cannot start."
 )]
 pub struct Flags {
-    /// Need no credentials and allow every job; loopback only.
+    /// Need no credentials and allow every job unless another bundle says no; loopback only.
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub dev: Option<String>,
     /// Serve gRPC here [default: 127.0.0.1:50051].
@@ -41,6 +41,9 @@ pub struct Flags {
     /// Read this TOML file first; its routing tables again when it changes, and on SIGHUP.
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
+    /// Judge jobs by the policy bundles in this directory, besides the published ones.
+    #[arg(long, value_name = "DIR")]
+    pub policy_dir: Option<String>,
     /// How log lines look: pretty or json [default: pretty].
     #[arg(long, value_name = "FORMAT")]
     pub log_format: Option<String>,
@@ -64,6 +67,7 @@ impl Flags {
             "ephemeral" => &self.ephemeral,
             "store" => &self.store,
             "bus" => &self.bus,
+            "policy-dir" => &self.policy_dir,
             "log-format" => &self.log_format,
             "ready-json" => &self.ready_json,
             _ => return None,

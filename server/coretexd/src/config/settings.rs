@@ -89,6 +89,11 @@ pub static SECTIONS: &[Section] = &[
     ),
     section("retention", "How long what has ended is kept.", None),
     section("timing", "Clocks of worker sessions and of shutdown.", None),
+    section(
+        "policy",
+        "By what jobs are judged. Without any bundle every job is denied.",
+        None,
+    ),
 ];
 
 const fn section(name: &'static str, doc: &'static str, main: Option<&'static str>) -> Section {
@@ -148,7 +153,7 @@ pub static SETTINGS: &[Setting] = &[
         "CORETEX_DEV",
         Some("dev"),
         dev,
-        "No credentials needed, every job is allowed. Refused when `listen` is not a loopback \
+        "No credentials needed, and a policy bundle that allows every job. Refused when `listen` is not a loopback \
          address."
     ),
     setting!(
@@ -563,6 +568,30 @@ pub static SETTINGS: &[Setting] = &[
         timing.drain_timeout,
         "The longest a shutdown may take: workers are told to reconnect elsewhere and running calls \
          finish; what is left then is cut."
+    ),
+    setting!(
+        "policy.directory",
+        "CORETEX_POLICY_DIR",
+        Some("policy-dir"),
+        policy.directory,
+        "Directory with policy bundles, `*.yaml`, each with its signature in `*.yaml.sig` where it \
+         has one. They are in force as `base-<name>` beside the published ones, and read again \
+         every second. With several replicas those of the one that owns the shard count."
+    ),
+    setting!(
+        "policy.trusted_keys",
+        "CORETEX_POLICY_TRUSTED_KEYS",
+        None,
+        policy.trusted_keys,
+        "PEM file with the Ed25519 public keys whose signatures of bundles count."
+    ),
+    setting!(
+        "policy.require_signatures",
+        "CORETEX_POLICY_REQUIRE_SIGNATURES",
+        None,
+        policy.require_signatures,
+        "Take no bundle without a signature by one of `policy.trusted_keys`, and decide nothing by a \
+         policy that has one: jobs wait."
     ),
 ];
 

@@ -25,6 +25,7 @@ pub(super) fn check(config: &Config, origins: &Origins) -> Vec<Problem> {
     checker.clients(config);
     checker.limits(&config.limits);
     checker.timing(config);
+    checker.policy(config);
     checker.problems
 }
 
@@ -52,6 +53,24 @@ impl Checker<'_> {
         if value < least || value > most {
             let (least, most) = (show_duration(least), show_duration(most));
             self.wrong(key, format!("must be from {least} to {most}"), None);
+        }
+    }
+
+    fn policy(&mut self, config: &Config) {
+        let policy = &config.policy;
+        if policy.require_signatures && policy.trusted_keys.is_none() {
+            self.wrong(
+                "policy.require_signatures",
+                "needs `policy.trusted_keys`",
+                Some("without keys no signature counts, and every job would wait"),
+            );
+        }
+        if policy.require_signatures && config.dev {
+            self.wrong(
+                "policy.require_signatures",
+                "cannot be used with `dev`, whose own bundle has no signature",
+                None,
+            );
         }
     }
 

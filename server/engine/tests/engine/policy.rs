@@ -1,5 +1,10 @@
 //! The policy snapshot moves: nothing is accepted or handed out under one that is no longer in force.
 
+mod files;
+mod history;
+mod publishing;
+mod rates;
+
 use std::sync::Arc;
 
 use coretex_core::job::history::EventType;

@@ -68,6 +68,7 @@ pub async fn engine_with(dev: bool, limits: Limits) -> Engine {
         bus: Arc::new(InProcBus::new()),
         ids: SeededIds::new(7),
         kernel: Arc::new(AllowAll),
+        signatures: coretex_engine::Signatures::default(),
         limits,
         retention: Retention::default(),
         timing: Timing::default(),

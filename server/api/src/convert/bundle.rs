@@ -1,0 +1,103 @@
+//! Bundles, snapshots and the record of policy changes, read and written.
+
+use coretex_engine::{AuditEntry, BundleAnswer, Etag, MAX_BUNDLE_BYTES, PutBundle, SnapshotAnswer};
+use coretex_proto::v1;
+
+use super::{count, time};
+use crate::validate::{Fields, MAX_NAME};
+
+/// The longest note or description.
+const MAX_NOTE: usize = 4 * 1024;
+
+/// Reads a bundle in `field`.
+pub(crate) fn put(fields: &mut Fields, field: &str, bundle: Option<v1::Bundle>) -> PutBundle {
+    let Some(bundle) = bundle else {
+        fields.refuse(field, "must be set");
+        return PutBundle::default();
+    };
+    fields.within(field, |fields| candidate(fields, bundle))
+}
+
+/// Reads a bundle.
+pub(crate) fn candidate(fields: &mut Fields, bundle: v1::Bundle) -> PutBundle {
+    if bundle.content.is_empty() {
+        fields.refuse("content", "must not be empty");
+    }
+    PutBundle {
+        id: fields.name("bundle_id", &bundle.bundle_id),
+        content: fields.text("content", bundle.content, MAX_BUNDLE_BYTES),
+        enabled: bundle.enabled.unwrap_or(true),
+        description: fields.text("description", bundle.description, MAX_NOTE),
+        signature: fields.line("signature", bundle.signature, MAX_NAME),
+    }
+}
+
+/// Reads the etag that a document must have; empty stands for `empty`.
+pub(crate) fn etag(fields: &mut Fields, etag: &str, empty: Etag) -> Etag {
+    match etag {
+        "" => empty,
+        "*" => Etag::Any,
+        text => text.parse().map(Etag::Is).unwrap_or_else(|_| {
+            fields.refuse("etag", "must be empty, `*` or an etag that the server told");
+            empty
+        }),
+    }
+}
+
+/// Reads a note.
+pub(crate) fn note(fields: &mut Fields, note: String) -> String {
+    fields.text("note", note, MAX_NOTE)
+}
+
+/// Writes a bundle.
+pub(crate) fn bundle(from: BundleAnswer) -> v1::Bundle {
+    let state = if from.published {
+        v1::BundleState::Published
+    } else {
+        v1::BundleState::Draft
+    };
+    v1::Bundle {
+        bundle_id: from.id,
+        content: from.content.unwrap_or_default(),
+        enabled: Some(from.enabled),
+        state: state.into(),
+        description: from.description,
+        signature: from.signature,
+        author: from.author,
+        // What cannot be written has none.
+        etag: match from.version {
+            0 => String::new(),
+            version => version.to_string(),
+        },
+        update_time: Some(time(from.update_time)),
+        base: from.base,
+        digest: from.digest,
+        rule_count: count(from.rules),
+    }
+}
+
+/// Writes a snapshot.
+pub(crate) fn snapshot(from: SnapshotAnswer) -> v1::PolicySnapshot {
+    let rules: u32 = from.bundles.iter().map(|bundle| bundle.rules).sum();
+    v1::PolicySnapshot {
+        snapshot_id: from.id,
+        create_time: Some(time(from.create_time)),
+        bundles: from.bundles.into_iter().map(bundle).collect(),
+        current: from.current,
+        rule_count: count(rules),
+    }
+}
+
+/// Writes an entry of the record of changes.
+pub(crate) fn audit_entry(from: AuditEntry) -> v1::PolicyAuditEntry {
+    v1::PolicyAuditEntry {
+        sequence: i64::try_from(from.sequence).unwrap_or(i64::MAX),
+        time: Some(time(from.time)),
+        principal_id: from.principal_id,
+        action: from.action.as_str().to_owned(),
+        note: from.note,
+        before_snapshot_id: from.before,
+        after_snapshot_id: from.after,
+        bundle_ids: from.bundle_ids,
+    }
+}
