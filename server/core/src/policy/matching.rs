@@ -166,6 +166,25 @@ impl Match {
         read
     }
 
+    /// What the rule asks for.
+    pub(super) fn asked(&self) -> impl Iterator<Item = Criterion> {
+        let has = move |criterion: &Criterion| match *criterion {
+            Criterion::Tenants => !self.tenants.is_empty(),
+            Criterion::Topics => !self.topics.is_empty(),
+            Criterion::Teams => !self.teams.is_empty(),
+            Criterion::Capabilities => !self.capabilities.is_empty(),
+            Criterion::RiskTags => !self.risk_tags.is_empty(),
+            Criterion::Requires => !self.requires.is_empty(),
+            Criterion::PackIds => !self.pack_ids.is_empty(),
+            Criterion::ActorIds => !self.actor_ids.is_empty(),
+            Criterion::ActorTypes => !self.actor_types.is_empty(),
+            Criterion::Labels => !self.labels.is_empty(),
+            Criterion::Mcp(part) => self.mcp.get(part).is_some_and(|globs| !globs.is_empty()),
+            Criterion::Secrets => self.secrets_present.is_some(),
+        };
+        Criterion::ALL.into_iter().filter(has)
+    }
+
     /// How the rule fits a job: the first criterion that does not, else the first that nobody can
     /// be sure of.
     pub(super) fn fit(
