@@ -4,6 +4,7 @@
 //! comes in as arguments.
 
 pub mod bundle;
+pub mod cases;
 mod constraints;
 pub mod evaluate;
 pub mod explain;
