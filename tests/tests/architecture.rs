@@ -15,7 +15,7 @@ use coretex_tests::sources::{parse, product_sources};
 use coretex_tests::workspace::{self, Kind};
 
 /// `coretexd -> {api, cap} -> engine -> {store, bus} -> core`; `api, cap -> proto`;
-/// `cli -> sdk-rust -> proto`. Each crate with those of ours it may be linked with.
+/// `cli -> {sdk-rust, core}`, `sdk-rust -> proto`. Each crate with those of ours it may be linked with.
 const ARROWS: &[(&str, &[&str])] = &[
     ("coretex-core", &[]),
     ("coretex-proto", &[]),
@@ -46,7 +46,8 @@ const ARROWS: &[(&str, &[&str])] = &[
         ],
     ),
     ("coretex", &["coretex-proto"]),
-    ("coretexctl", &["coretex"]),
+    // The kernel's pure half checks and tests bundles without a server, exactly as a server does.
+    ("coretexctl", &["coretex", "coretex-core"]),
 ];
 
 /// Crates that measure or test the whole and are part of nothing.

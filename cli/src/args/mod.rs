@@ -6,6 +6,7 @@ pub(crate) mod bulk;
 pub(crate) mod dlq;
 pub(crate) mod job;
 pub(crate) mod key;
+pub(crate) mod policy;
 pub(crate) mod pool;
 pub(crate) mod value;
 pub(crate) mod worker;
@@ -127,6 +128,11 @@ pub(crate) enum Noun {
     Pool {
         #[command(subcommand)]
         verb: pool::Verb,
+    },
+    /// Check and test policy bundles
+    Policy {
+        #[command(subcommand)]
+        verb: policy::Verb,
     },
     /// Make, list and revoke API keys
     Key {

@@ -6,6 +6,7 @@ mod dlq;
 mod exec;
 mod job;
 mod key;
+mod policy;
 mod pool;
 mod system;
 mod worker;
@@ -37,6 +38,11 @@ pub(crate) struct Cx<'a> {
 pub(crate) fn run(cli: &Cli, ui: &Ui) -> Result<Exit, Failure> {
     if let Noun::Completions { shell } = cli.noun {
         return completions(shell, ui);
+    }
+    if let Noun::Policy { verb } = &cli.noun
+        && let Some(exit) = policy::offline(verb, ui)
+    {
+        return exit;
     }
     log(cli);
     let mut builder = match &cli.noun {
@@ -77,7 +83,7 @@ async fn dispatch(cx: &Cx<'_>, noun: &Noun) -> Result<Exit, Failure> {
         Noun::Whoami => done(system::whoami(cx)).await,
         Noun::Status => done(system::status(cx)).await,
         // Done before there was a connection.
-        Noun::Completions { .. } => Ok(Exit::Done),
+        Noun::Completions { .. } | Noun::Policy { .. } => Ok(Exit::Done),
     }
 }
 

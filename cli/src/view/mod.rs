@@ -12,6 +12,7 @@ mod job_history;
 mod job_output;
 mod key;
 mod pause;
+pub(crate) mod policy;
 mod system;
 mod worker;
 

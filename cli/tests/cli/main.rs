@@ -11,6 +11,7 @@ mod errors;
 mod exec;
 mod jobs;
 mod output;
+mod policy;
 mod settings;
 mod streams;
 mod support;

@@ -4,8 +4,10 @@
 //! comes in as arguments.
 
 pub mod bundle;
+pub mod cases;
 mod constraints;
 pub mod evaluate;
+pub mod explain;
 pub mod glob;
 mod index;
 mod matching;
@@ -21,7 +23,8 @@ mod vote;
 
 pub use self::bundle::Bundle;
 pub use self::constraints::NOTHING;
-pub use self::evaluate::{CounterRef, History, Outcome, RateTaken, Undecided};
+pub use self::evaluate::{Condition, CounterRef, History, Outcome, RateTaken, Undecided};
+pub use self::explain::Explanation;
 pub use self::mcp::fold_labels;
 pub use self::snapshot::{MAX_BUNDLES, MAX_SNAPSHOT_RULES, Snapshot, SnapshotError};
 pub use self::subject::Subject;

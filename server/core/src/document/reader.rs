@@ -312,6 +312,18 @@ impl<'a> Field<'a> {
         value
     }
 
+    /// A number.
+    #[must_use]
+    pub fn number(&self) -> Option<f64> {
+        match &self.node.kind {
+            Kind::Number(number) => number.as_f64(),
+            _ => {
+                self.wrong_type("a number");
+                None
+            }
+        }
+    }
+
     /// A whole number within bounds that fits 32 bits.
     #[must_use]
     pub fn count(&self, least: u32, most: u32) -> Option<u32> {

@@ -56,6 +56,7 @@ pub use self::limits::{
 use self::plan::Plan;
 pub use self::scope::{Bindings, Scope, Source, Variables};
 pub use self::template::{MAX_TEMPLATE_EXPRESSIONS, Template, TemplateError, TemplateEvalError};
+pub(crate) use self::temporal::timestamp as parse_timestamp;
 use self::value::Value;
 use self::wanted::Wanted;
 

@@ -27,6 +27,12 @@ pub(super) fn of(time: Timestamp) -> Option<i64> {
     i64::try_from(time.as_micros()).ok().and_then(in_range)
 }
 
+/// Reads an RFC 3339 time from 1970 on.
+pub(crate) fn timestamp(text: &str) -> Option<Timestamp> {
+    let micros = u64::try_from(parse_timestamp(text)?).ok()?;
+    Some(Timestamp::from_micros(micros))
+}
+
 /// Accepts a duration of at most ten thousand years either way.
 pub(super) fn duration_in_range(micros: i64) -> Option<i64> {
     (-LONGEST..=LONGEST).contains(&micros).then_some(micros)

@@ -91,6 +91,17 @@ impl Bundle {
         self.tenants.get(tenant).or(self.default_tenant.as_ref())
     }
 
+    /// Rules that are never reached, because one before them matches every job.
+    #[must_use]
+    pub fn unreachable(&self) -> Vec<&Rule> {
+        let mut rules: Vec<&Rule> = self.rules.iter().collect();
+        rules.sort_by_key(|rule| std::cmp::Reverse(rule.priority));
+        let all = rules
+            .iter()
+            .position(|rule| rule.when.is_none() && rule.matches.asked().next().is_none());
+        rules.split_off(all.map_or(rules.len(), |place| place + 1))
+    }
+
     fn read(field: &Field<'_>) -> Option<Self> {
         let mut object = field.object()?;
         if let Some(version) = object.require("version")

@@ -127,7 +127,7 @@ pub(super) trait Recorder {
     fn bundle(&mut self, bundle: &Compiled);
     fn rule(&mut self, rule: &Rule, subject: &Subject<'_>, tried: &Tried);
     fn restriction(&mut self, voter: Voter<'_>, decision: Decision, reason: &str);
-    fn default(&mut self, bundle: &str, decision: Decision);
+    fn default_decision(&mut self, bundle: &str, decision: Decision);
 }
 
 /// How trying a rule came out.
@@ -158,7 +158,7 @@ impl Recorder for Silent {
     fn bundle(&mut self, _: &Compiled) {}
     fn rule(&mut self, _: &Rule, _: &Subject<'_>, _: &Tried) {}
     fn restriction(&mut self, _: Voter<'_>, _: Decision, _: &str) {}
-    fn default(&mut self, _: &str, _: Decision) {}
+    fn default_decision(&mut self, _: &str, _: Decision) {}
 }
 
 impl Snapshot {
@@ -221,7 +221,7 @@ impl Snapshot {
             let Some(decision) = bundle.bundle.default_decision else {
                 continue;
             };
-            recorder.default(&bundle.name, decision);
+            recorder.default_decision(&bundle.name, decision);
             if strictest.is_none_or(|(_, other)| decision.strictness() > other.strictness()) {
                 strictest = Some((&bundle.name, decision));
             }

@@ -109,6 +109,8 @@ pub struct Match {
     pub(super) labels: BTreeMap<String, Vec<TextGlob>>,
     pub(super) secrets_present: Option<bool>,
     pub(super) mcp: [Vec<TextGlob>; 4],
+    /// Which criteria the rule has, as a bit for each in [`Criterion::ALL`].
+    asked: u16,
 }
 
 fn any(globs: &[TextGlob], text: &str) -> bool {
@@ -154,6 +156,7 @@ impl Match {
                 .unwrap_or_default(),
             secrets_present: object.get("secrets_present").and_then(|field| field.bool()),
             mcp: Default::default(),
+            asked: 0,
         };
         if let Some(mut mcp) = object.get("mcp").and_then(|field| field.object()) {
             let keys = ["servers", "tools", "resources", "actions"];
@@ -163,7 +166,37 @@ impl Match {
             mcp.finish();
         }
         object.finish();
+        for (place, criterion) in Criterion::ALL.into_iter().enumerate() {
+            read.asked |= u16::from(read.has(criterion)) << place;
+        }
         read
+    }
+
+    /// What the rule asks for, in the order of trying.
+    pub(super) fn asked(&self) -> impl Iterator<Item = Criterion> + use<> {
+        let mut left = self.asked;
+        std::iter::from_fn(move || {
+            let place = left.trailing_zeros();
+            left &= left.wrapping_sub(1);
+            Criterion::ALL.get(place as usize).copied()
+        })
+    }
+
+    fn has(&self, criterion: Criterion) -> bool {
+        match criterion {
+            Criterion::Tenants => !self.tenants.is_empty(),
+            Criterion::Topics => !self.topics.is_empty(),
+            Criterion::Teams => !self.teams.is_empty(),
+            Criterion::Capabilities => !self.capabilities.is_empty(),
+            Criterion::RiskTags => !self.risk_tags.is_empty(),
+            Criterion::Requires => !self.requires.is_empty(),
+            Criterion::PackIds => !self.pack_ids.is_empty(),
+            Criterion::ActorIds => !self.actor_ids.is_empty(),
+            Criterion::ActorTypes => !self.actor_types.is_empty(),
+            Criterion::Labels => !self.labels.is_empty(),
+            Criterion::Mcp(part) => self.mcp.get(part).is_some_and(|globs| !globs.is_empty()),
+            Criterion::Secrets => self.secrets_present.is_some(),
+        }
     }
 
     /// How the rule fits a job: the first criterion that does not, else the first that nobody can
@@ -173,7 +206,7 @@ impl Match {
         subject: &Subject<'_>,
     ) -> Result<(Fit, Option<Criterion>), InputApart> {
         let mut unsure = None;
-        for criterion in Criterion::ALL {
+        for criterion in self.asked() {
             match self.test(criterion, subject)? {
                 Fit::Yes => {}
                 Fit::No => return Ok((Fit::No, Some(criterion))),

@@ -4,4 +4,8 @@
 
 mod bundles;
 mod decisions;
+mod explanations;
+mod properties;
+mod secrets;
 mod support;
+mod tightening;
