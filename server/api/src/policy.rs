@@ -11,7 +11,7 @@ use tonic::{Request, Response, Status, async_trait};
 
 use self::replay::Replay;
 use crate::call::answer;
-use crate::convert::{self, bundle, query, submit};
+use crate::convert::{self, bundle, explanation, query, submit};
 use crate::page::{self, MAX_RESPONSE_BYTES, list_name};
 use crate::validate::{Fields, check, principal};
 
@@ -110,11 +110,8 @@ impl PolicyService for Policy {
     ) -> Result<Response<v1::ExplainPolicyResponse>, Status> {
         answer(request, |call, request| async move {
             let subject = check(|fields| self.subject(fields, request.subject))?;
-            let decision = self.engine.evaluate_policy(&call.caller, subject).await?;
-            Ok(v1::ExplainPolicyResponse {
-                decision: Some(convert::policy::decision(&decision, 0)),
-                ..Default::default()
-            })
+            let explained = self.engine.explain_policy(&call.caller, subject).await?;
+            Ok(explanation::write(&explained))
         })
         .await
     }

@@ -43,8 +43,9 @@ pub use filter::{DlqFilter, JobFilter};
 pub use jobs::MAX_LABELS;
 pub use kernel::{AllowAll, Facts, Judgement, Kernel, Undecided};
 pub use policy::{
-    Action, AuditEntry, BASE_PREFIX, BaseBundle, BundleAnswer, Etag, MAX_BUNDLE_BYTES, MAX_BUNDLES,
-    PolicyKernel, Published, PutBundle, Replayed, Signatures, Simulated, SnapshotAnswer, Subject,
+    Action, AuditEntry, BASE_PREFIX, BaseBundle, BundleAnswer, Etag, Explained, MAX_BUNDLE_BYTES,
+    MAX_BUNDLES, PolicyKernel, Published, PutBundle, Replayed, Signatures, Simulated,
+    SnapshotAnswer, Subject,
 };
 pub use sessions::outbound::Weight;
 pub use sessions::{MAX_TOPICS, Session};

@@ -29,7 +29,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-pub use ask::{Replayed, Simulated, Subject};
+pub use ask::{Explained, Replayed, Simulated, Subject};
 pub use base::BaseBundle;
 pub use bundles::{BundleAnswer, Etag, PutBundle};
 pub use kernel::PolicyKernel;
@@ -41,7 +41,7 @@ use crate::{Error, Result, keyspace};
 /// The most bytes of one bundle.
 pub const MAX_BUNDLE_BYTES: usize = 1024 * 1024;
 /// The most bytes of all bundles of a snapshot.
-pub const MAX_SNAPSHOT_BYTES: usize = 16 * 1024 * 1024;
+pub(crate) const MAX_SNAPSHOT_BYTES: usize = 16 * 1024 * 1024;
 /// Snapshots that are kept.
 const MAX_SNAPSHOTS: usize = 100;
 /// Changes of the policy that stay on record.

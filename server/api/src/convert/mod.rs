@@ -6,6 +6,7 @@ pub(crate) mod bulk;
 pub(crate) mod bundle;
 pub(crate) mod diagnosis;
 pub(crate) mod dlq;
+pub(crate) mod explanation;
 pub(crate) mod history;
 pub(crate) mod job;
 pub(crate) mod json;

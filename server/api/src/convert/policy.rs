@@ -21,7 +21,7 @@ pub(crate) fn decision(decision: &JobDecision, sequence: u32) -> v1::JobDecision
     }
 }
 
-const fn verdict(decision: Decision) -> v1::PolicyDecision {
+pub(crate) const fn verdict(decision: Decision) -> v1::PolicyDecision {
     match decision {
         Decision::Allow => v1::PolicyDecision::Allow,
         Decision::Deny => v1::PolicyDecision::Deny,

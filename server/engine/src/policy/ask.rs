@@ -7,12 +7,13 @@ use std::sync::Arc;
 use coretex_core::id::{JobId, TenantId};
 use coretex_core::job::{Job, JobSpec};
 use coretex_core::payload::Payload;
+use coretex_core::policy::explain::{CriterionExplanation, Explanation, RuleResult};
 use coretex_core::policy::{Bundle, History, JobDecision, Snapshot};
 use coretex_core::time::Timestamp;
 use coretex_store::{Order, Range};
 use tokio::sync::mpsc;
 
-use super::kernel::judge_by;
+use super::kernel::{judge_by, judgement, subject_of};
 use super::{MAX_BUNDLES, PutBundle, parse};
 use crate::access::Caller;
 use crate::engine::Engine;
@@ -39,6 +40,33 @@ pub struct Subject {
     pub spec: JobSpec,
     /// With this input.
     pub input: Option<Payload>,
+}
+
+/// A decision and how it came about.
+#[derive(Clone, Debug)]
+pub struct Explained {
+    /// The decision.
+    pub decision: JobDecision,
+    /// How it came about.
+    pub explanation: Explanation,
+    /// How many rules of a bundle the caller is not to learn of.
+    pub hidden: BTreeMap<String, u32>,
+}
+
+impl Explained {
+    /// Takes out rules that did not match because they are for other tenants.
+    fn hide_other_tenants(&mut self) {
+        for bundle in &mut self.explanation.bundles {
+            let before = bundle.rules.len();
+            let elsewhere = |criterion: &CriterionExplanation| criterion.name == "tenants";
+            bundle.rules.retain(|rule| {
+                rule.result == RuleResult::Matched
+                    || !rule.criterion.as_ref().is_some_and(elsewhere)
+            });
+            let hidden = u32::try_from(before - bundle.rules.len()).unwrap_or(u32::MAX);
+            self.hidden.insert(bundle.bundle_id.clone(), hidden);
+        }
+    }
 }
 
 /// Decisions under the policy in force and under another one.
@@ -90,6 +118,32 @@ impl Engine {
             .ask(facts, |facts, history| self.kernel().judge(facts, history))
             .await?;
         Ok(judged.decision)
+    }
+
+    /// Says what policy would decide, and how it comes to that. Who has no system rights does not
+    /// learn of rules that are for other tenants.
+    ///
+    /// # Errors
+    /// `TenantNotAllowed`, `PolicyUnavailable`.
+    pub async fn explain_policy(&self, caller: &Caller, subject: Subject) -> Result<Explained> {
+        let subject = self.completed(caller, subject)?;
+        let snapshot = self.policy_in_force()?;
+        let facts = subject.facts(self.now());
+        let explanation = self
+            .ask(facts, |facts, history| {
+                snapshot.explain(&subject_of(&facts), history)
+            })
+            .await?;
+        let outcome = explanation.outcome.clone();
+        let mut explained = Explained {
+            decision: judgement(&snapshot, outcome, facts.now).decision,
+            explanation,
+            hidden: BTreeMap::new(),
+        };
+        if !caller.system {
+            explained.hide_other_tenants();
+        }
+        Ok(explained)
     }
 
     /// Says what policy would decide with these bundles in the place of those with the same ids.

@@ -3,7 +3,8 @@
 use std::fmt;
 use std::sync::Arc;
 
-use coretex_core::policy::{History, JobDecision, Snapshot, Subject};
+use coretex_core::policy::{History, JobDecision, Outcome, Snapshot, Subject};
+use coretex_core::time::Timestamp;
 use parking_lot::RwLock;
 
 use crate::kernel::{Facts, Judgement, Kernel, Undecided};
@@ -89,14 +90,19 @@ pub(super) fn judge_by(
     history: &History,
 ) -> Result<Judgement, Undecided> {
     let outcome = snapshot.evaluate(&subject_of(&facts), history)?;
-    let mut decision = JobDecision::plain(outcome.decision, snapshot.id().to_owned(), facts.now);
+    Ok(judgement(snapshot, outcome, facts.now))
+}
+
+/// A judgement from the outcome of an evaluation.
+pub(super) fn judgement(snapshot: &Snapshot, outcome: Outcome, now: Timestamp) -> Judgement {
+    let mut decision = JobDecision::plain(outcome.decision, snapshot.id().to_owned(), now);
     decision.reason = outcome.reason;
     decision.rule_id = outcome.rule_id;
     decision.constraints = outcome.constraints;
     decision.remediations = outcome.remediations;
-    Ok(Judgement {
+    Judgement {
         decision,
         rates: outcome.rates,
         counts: outcome.counts,
-    })
+    }
 }
