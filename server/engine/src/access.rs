@@ -134,7 +134,7 @@ pub fn grants(role: Role, permission: &str) -> bool {
     }
     let read = matches!(
         permission,
-        "jobs.read" | "dlq.read" | "workers.read" | "pools.read" | "system.read"
+        "jobs.read" | "dlq.read" | "workers.read" | "pools.read" | "config.read" | "system.read"
     );
     match role {
         Role::Admin => true,
@@ -148,6 +148,7 @@ pub fn grants(role: Role, permission: &str) -> bool {
                     | "dlq.delete"
                     | "workers.drain"
                     | "pools.pause"
+                    | "config.write"
             )
         }
         // Streamed output is for whoever sees payloads.

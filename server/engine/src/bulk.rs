@@ -382,6 +382,8 @@ fn stops(error: &Error) -> bool {
         | Error::TooManyWaitingJobs { .. }
         | Error::SubmitRateExceeded { .. }
         | Error::TooManyPauses { .. }
+        | Error::TooManyConfigs { .. }
+        | Error::EtagMismatch { .. }
         | Error::TooManyStreams { .. }
         | Error::Draining
         | Error::CredentialMissing

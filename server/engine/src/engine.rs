@@ -19,6 +19,7 @@ use tokio_util::task::TaskTracker;
 use crate::access::KeyCache;
 use crate::access::streams::OpenWatches;
 use crate::commits::Loaded;
+use crate::configs::effective::Configs;
 use crate::dispatch::Dispatcher;
 use crate::jobs::output::Outputs;
 use crate::kernel::Kernel;
@@ -188,6 +189,7 @@ struct Inner {
     tasks: TaskTracker,
     replicas: Replicas,
     news: News,
+    configs: Configs,
     tables: Tables,
 }
 
@@ -220,6 +222,7 @@ impl Engine {
                 tasks: TaskTracker::new(),
                 replicas: Replicas::default(),
                 news: News::default(),
+                configs: Configs::default(),
                 tables: Tables::new(options.routing.clone()),
                 options,
             }),
@@ -386,6 +389,10 @@ impl Engine {
 
     pub(crate) fn news(&self) -> &News {
         &self.inner.news
+    }
+
+    pub(crate) fn configs(&self) -> &Configs {
+        &self.inner.configs
     }
 
     pub(crate) fn tables(&self) -> &Tables {

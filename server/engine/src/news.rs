@@ -65,6 +65,7 @@ impl Engine {
 
     /// Makes every copy anew of which the news tell. Whoever adds one adds it here.
     async fn news_changed(&self) -> Result<()> {
+        self.configs().forget();
         self.read_pauses().await
     }
 

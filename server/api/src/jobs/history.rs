@@ -157,6 +157,7 @@ mod tests {
             rerun_of: None,
             input: None,
             unmapped: None,
+            keep: None,
         };
         let job = accept(new, Verdict::Decided(decision()), NOW);
         (1..times).fold(job, |job, _| {

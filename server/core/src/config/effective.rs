@@ -73,7 +73,14 @@ impl Effective {
             .map(|(source, data)| (source.name.scope, data))
             .collect();
         let merged = merge(&scoped)?;
-        let typed = document::read(&merged.data, &Ceilings::NONE)?;
+        let mut others = merged.data.clone();
+        if let Json::Object(sections) = &mut others {
+            // It was read when it was merged, and the lists of several scopes are longer than those
+            // of one may be.
+            sections.remove("safety");
+        }
+        let mut typed = document::read(&others, &Ceilings::MERGED)?;
+        typed.safety = merged.safety;
         let visible = visibility::visible(&merged.data, &typed.worker_paths());
         let origins: Vec<_> = documents
             .into_iter()

@@ -45,6 +45,8 @@ pub struct Merged {
     /// JSON pointers of the values that stand as each of the documents says, in their order. Of a
     /// value that several have made, the pointer stands with each of them. A list is one value.
     pub origins: Vec<Vec<String>>,
+    /// The safety section, read. It also stands in `data`.
+    pub safety: Option<Safety>,
 }
 
 /// A value on its way, and the documents that it comes from.
@@ -84,7 +86,7 @@ pub fn merge(documents: &[(ConfigScope, &Json)]) -> Result<Merged, Vec<Problem>>
         from.merge_into(&mut whole, &sections, &mut Vec::new());
     }
     let mut data = finish(Tree::Object(whole), "", &mut origins);
-    if let (Some(safety), Json::Object(sections)) = (safety, &mut data) {
+    if let (Some(safety), Json::Object(sections)) = (&safety, &mut data) {
         sections.insert("safety".to_owned(), safety.to_json());
     }
     Ok(Merged {
@@ -93,6 +95,7 @@ pub fn merge(documents: &[(ConfigScope, &Json)]) -> Result<Merged, Vec<Problem>>
             .into_iter()
             .map(|keys| keys.into_iter().collect())
             .collect(),
+        safety,
     })
 }
 

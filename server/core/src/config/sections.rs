@@ -11,7 +11,7 @@ use crate::retry::{MAX_NON_RETRYABLE_CODES, RetryPolicy};
 use crate::routing::MAX_ENTRIES;
 use crate::routing::pattern::{PatternMap, TopicPattern};
 
-use super::visibility;
+use super::{ConfigScope, visibility};
 
 /// The longest any clock of a job may be.
 const MAX_CLOCK: Duration = Duration::from_secs(366 * 24 * 3_600);
@@ -36,16 +36,20 @@ pub struct Ceilings {
     pub kept_jobs: Duration,
     /// Of `retention.dead_letters`.
     pub kept_dead_letters: Duration,
+    /// How many documents there may be in what is read: lists are as much longer.
+    pub documents: usize,
 }
 
 impl Ceilings {
-    /// As high as numbers go: for what was checked against others when it was written.
-    pub const NONE: Self = Self {
+    /// Of the merged documents of all scopes: as high as numbers go, because each was checked when it
+    /// was written.
+    pub const MERGED: Self = Self {
         payload_bytes: i64::MAX.unsigned_abs(),
         waiting_jobs: i64::MAX.unsigned_abs(),
         labels: u32::MAX,
         kept_jobs: Duration::MAX,
         kept_dead_letters: Duration::MAX,
+        documents: ConfigScope::ALL.len(),
     };
 }
 
@@ -125,12 +129,16 @@ impl Sections {
         let Some(mut sections) = field.object() else {
             return read;
         };
+        let documents = ceilings.documents;
         if let Some(field) = sections.get("topics") {
-            read.topics = by_pattern(&field, TopicDefaults::read);
+            let most_tags = MAX_LIST * documents;
+            let rule = |field: &Field<'_>| TopicDefaults::read(field, most_tags);
+            read.topics = by_pattern(&field, MAX_ENTRIES * documents, rule);
         }
         if let Some(mut pools) = object(&mut sections, "pools") {
             if let Some(field) = pools.get("preferred") {
-                read.preferred_pools = by_pattern(&field, |field| field.parsed(PoolName::parse));
+                let pool = |field: &Field<'_>| field.parsed(PoolName::parse);
+                read.preferred_pools = by_pattern(&field, MAX_ENTRIES * documents, pool);
             }
             pools.finish();
         }
@@ -148,7 +156,7 @@ impl Sections {
             .map(|field| Safety::read_field(&field));
         if let Some(mut visibility) = object(&mut sections, "visibility") {
             let workers = visibility.get("workers");
-            read.worker_paths = workers.map(|field| field.list(MAX_LIST, worker_path));
+            read.worker_paths = workers.map(|field| field.list(MAX_LIST * documents, worker_path));
             visibility.finish();
         }
         for free in ["models", "budgets"] {
@@ -172,9 +180,13 @@ fn object<'a>(sections: &mut Object<'a>, key: &'static str) -> Option<Object<'a>
     sections.get(key).and_then(|field| field.object())
 }
 
-fn by_pattern<T>(field: &Field<'_>, read: impl Fn(&Field<'_>) -> Option<T>) -> PatternMap<T> {
+fn by_pattern<T>(
+    field: &Field<'_>,
+    most: usize,
+    read: impl Fn(&Field<'_>) -> Option<T>,
+) -> PatternMap<T> {
     let mut entries = Vec::new();
-    for (key, field) in field.entries(MAX_ENTRIES) {
+    for (key, field) in field.entries(most) {
         match TopicPattern::parse(key) {
             Ok(pattern) => entries.extend(read(&field).map(|value| (pattern, value))),
             Err(error) => field.problem(format_args!("the key {error}")),
@@ -237,7 +249,7 @@ fn as_signed(number: u64) -> i64 {
 }
 
 impl TopicDefaults {
-    fn read(field: &Field<'_>) -> Option<Self> {
+    fn read(field: &Field<'_>, most_tags: usize) -> Option<Self> {
         let mut object = field.object()?;
         let read = Self {
             timeout: clock(&mut object, "timeout"),
@@ -248,7 +260,7 @@ impl TopicDefaults {
                 .and_then(|field| field.line(MAX_NAME)),
             risk_tags: object
                 .get("risk_tags")
-                .map(|field| field.list(MAX_LIST, |item| item.line(MAX_NAME)))
+                .map(|field| field.list(most_tags, |item| item.line(MAX_NAME)))
                 .unwrap_or_default(),
             priority: object.get("priority").and_then(|field| {
                 field.word(&[

@@ -17,6 +17,7 @@ const CEILINGS: Ceilings = Ceilings {
     labels: 64,
     kept_jobs: Duration::from_secs(3_600),
     kept_dead_letters: Duration::from_secs(7_200),
+    documents: 1,
 };
 
 fn source(scope: ConfigScope) -> Source {
@@ -336,6 +337,27 @@ fn safety_only_tightens() {
     );
     let safety = merged.typed.safety.unwrap();
     assert!(safety.deny_secrets);
+}
+
+#[test]
+fn together_scopes_may_say_more_than_each_alone() {
+    let scope = |name: &str| {
+        let topics: serde_json::Map<String, Json> = (0..1_000)
+            .map(|n| (format!("job.{name}.t{n}"), json!({"timeout": "1m"})))
+            .collect();
+        let tags: Vec<String> = (0..64).map(|n| format!("{name}-{n}")).collect();
+        let denied: Vec<String> = (0..100).map(|n| format!("job.{name}.d{n}")).collect();
+        let mut topics = topics;
+        topics.remove(&format!("job.{name}.t0"));
+        topics.insert("job.>".to_owned(), json!({"risk_tags": tags}));
+        json!({"topics": topics, "safety": {"denied_topics": denied}})
+    };
+    let merged = of(&["a", "b", "c", "d", "e"].map(scope));
+    let mut spec = JobSpec::new(topic("job.x"));
+    let _ = merged.typed.fill_in_topic(&mut spec, OPEN);
+    assert_eq!(spec.metadata.risk_tags.len(), 5 * 64);
+    assert_eq!(merged.typed.safety.unwrap().denied_topics.len(), 500);
+    assert_eq!(merged.data["topics"].as_object().unwrap().len(), 4_996);
 }
 
 #[test]

@@ -47,6 +47,7 @@ pub(crate) fn accepted_with(spec: JobSpec, verdict: Verdict) -> Job {
         rerun_of: None,
         input: None,
         unmapped: None,
+        keep: None,
     };
     accept(new, verdict, NOW)
 }

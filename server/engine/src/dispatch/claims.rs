@@ -143,6 +143,16 @@ impl Engine {
             self.dispatcher().lock().put_back(&loaded.job.spec.topic);
             return false;
         }
+        let config = match self.config_of(&loaded.job.tenant, &loaded.job.spec).await {
+            Ok(config) => config,
+            Err(error) => {
+                tracing::warn!(%error, job_id = %loaded.job.id, "configuration not read; the job waits");
+                let name = (loaded.job.tenant.clone(), loaded.job.id.clone());
+                // Until the next look, a second from now.
+                self.dispatcher().lock().not_ready.insert(name);
+                return false;
+            }
+        };
         let (now, sent) = (self.now(), self.tick());
         let (snapshot, routing) = (self.kernel().snapshot(), self.routing());
         let mut job = loaded.job.as_ref().clone();
@@ -222,7 +232,10 @@ impl Engine {
         }
         match written {
             Ok(after) if after.job.lease.is_some() => match self.join_payloads(&after.job).await {
-                Ok(whole) => self.hand_out(&after, whole, reservation, sent).await,
+                Ok(whole) => {
+                    self.hand_out(&after, whole, config, reservation, sent)
+                        .await;
+                }
                 Err(error) => {
                     tracing::error!(%error, job_id = %after.job.id, "input not readable");
                     self.fail_unreadable(&after).await;

@@ -52,6 +52,7 @@ impl Replica {
             rerun_of: None,
             input: None,
             unmapped: None,
+            keep: None,
         };
         let decision = JobDecision {
             time: now,
