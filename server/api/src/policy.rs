@@ -3,7 +3,7 @@
 mod replay;
 
 use coretex_core::id::TenantId;
-use coretex_engine::{Engine, Etag, MAX_BUNDLES, PutBundle, Subject};
+use coretex_engine::{Engine, Expected, MAX_BUNDLES, PutBundle, Subject};
 use coretex_proto::v1;
 use coretex_proto::v1::policy_service_server::PolicyService;
 use prost::Message;
@@ -13,7 +13,7 @@ use self::replay::Replay;
 use crate::call::answer;
 use crate::convert::{self, bundle, explanation, query, submit};
 use crate::page::{self, MAX_RESPONSE_BYTES, list_name};
-use crate::validate::{Fields, check, principal};
+use crate::validate::{Fields, MAX_NAME, check, principal};
 
 /// Room in an answer for everything but the contents of bundles.
 const BESIDE: usize = 512 * 1024;
@@ -172,7 +172,10 @@ impl PolicyService for Policy {
         answer(request, |call, request| async move {
             let (put, etag) = check(|fields| {
                 let put = bundle::put(fields, "bundle", request.bundle);
-                (put, bundle::etag(fields, &request.etag, Etag::Absent))
+                (
+                    put,
+                    Expected::to_write(fields.line("etag", request.etag, MAX_NAME)),
+                )
             })?;
             let written = self
                 .engine
@@ -226,7 +229,10 @@ impl PolicyService for Policy {
         answer(request, |call, request| async move {
             let (id, etag) = check(|fields| {
                 let id = fields.name("bundle_id", &request.bundle_id);
-                (id, bundle::etag(fields, &request.etag, Etag::Any))
+                (
+                    id,
+                    Expected::to_delete(fields.line("etag", request.etag, MAX_NAME)),
+                )
             })?;
             self.engine.delete_bundle(&call.caller, &id, etag).await?;
             Ok(v1::DeleteBundleResponse {})

@@ -203,7 +203,6 @@ fn describe_engine(error: Error) -> Description {
             plain(Code::PermissionDenied, Reason::RoleNotAllowed).with("role", role)
         }
         Error::EtagMismatch { current } => {
-            let current = current.map(|version| version.to_string());
             plain(Code::Aborted, Reason::EtagMismatch).with("etag", current.unwrap_or_default())
         }
         Error::BundleInForce { bundle_id } => {

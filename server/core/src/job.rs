@@ -13,6 +13,7 @@ pub mod transition;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -188,6 +189,19 @@ pub struct CancelRequest {
     pub reason: String,
 }
 
+/// For how long a job is kept once it has ended: what the configuration of its tenant said when it was
+/// accepted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Keep {
+    /// Without a dead letter; `None` = as the server keeps jobs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ended: Option<Duration>,
+    /// With one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dead: Option<Duration>,
+}
+
 /// A job, as one record.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Job {
@@ -213,6 +227,10 @@ pub struct Job {
     /// What the worker gets.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub input: Option<Payload>,
+
+    /// For how long it is kept once it has ended, where that is shorter than the server keeps jobs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keep: Option<Keep>,
 
     /// Where it stands.
     pub state: JobState,
@@ -312,6 +330,18 @@ impl Job {
         self.spec
             .not_before
             .map_or(self.create_time, |start| start.max(self.create_time))
+    }
+
+    /// When it is to be deleted, if that is earlier than the server deletes jobs; `None` also while it
+    /// has not ended.
+    #[must_use]
+    pub fn expires(&self) -> Option<Timestamp> {
+        let keep = self.keep.filter(|_| self.state.is_terminal())?;
+        let kept = match self.dead_letter {
+            Some(_) => keep.dead,
+            None => keep.ended,
+        };
+        Some(self.end_time.unwrap_or(self.update_time) + kept?)
     }
 
     /// Whether it stands in the ready index: PENDING with a verdict.

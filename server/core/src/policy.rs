@@ -120,6 +120,9 @@ pub struct JobDecision {
     pub rule_id: String,
     /// The policy snapshot it was made under.
     pub policy_snapshot: String,
+    /// The configuration that it was made under; empty = none.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub config_hash: String,
     /// Limits that come with it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub constraints: Option<Constraints>,
@@ -151,6 +154,7 @@ impl JobDecision {
             reason: String::new(),
             rule_id: String::new(),
             policy_snapshot,
+            config_hash: String::new(),
             constraints: None,
             approval_id: String::new(),
             remediations: Vec::new(),

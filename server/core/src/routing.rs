@@ -150,6 +150,8 @@ pub struct LeftOpen {
     pub schedule_to_start_timeout: bool,
     /// `retry`.
     pub retry: bool,
+    /// `priority`.
+    pub priority: bool,
 }
 
 /// One snapshot of the tables.
@@ -272,23 +274,27 @@ impl Routing {
     }
 
     /// Fills in what a topic says about its jobs where their submitter said nothing. The limit on
-    /// how many run at once is not among it: it counts as it is when a job is handed out.
-    pub fn fill_in(&self, spec: &mut JobSpec, tenant: &TenantId, open: LeftOpen) {
+    /// how many run at once is not among it: it counts as it is when a job is handed out. Gives what
+    /// is still open then.
+    pub fn fill_in(&self, spec: &mut JobSpec, tenant: &TenantId, mut open: LeftOpen) -> LeftOpen {
         let topic = spec.topic.clone();
         let Some(rule) = self.route(&topic, tenant).rule() else {
-            return;
+            return open;
         };
         if let Some(timeout) = rule.timeout.filter(|_| open.timeout) {
             spec.timeout = timeout;
+            open.timeout = false;
         }
         if let Some(timeout) = rule
             .schedule_to_start_timeout
             .filter(|_| open.schedule_to_start_timeout)
         {
             spec.schedule_to_start_timeout = timeout;
+            open.schedule_to_start_timeout = false;
         }
         if let Some(retry) = rule.retry.as_ref().filter(|_| open.retry) {
             spec.retry = retry.clone();
+            open.retry = false;
         }
         if spec.metadata.capability.is_empty() {
             spec.metadata.capability.clone_from(&rule.capability);
@@ -298,6 +304,7 @@ impl Routing {
                 spec.metadata.risk_tags.push(tag.clone());
             }
         }
+        open
     }
 
     /// The limit on how many such jobs run at once: the job's own, else that of its topic, whose

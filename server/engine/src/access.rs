@@ -138,6 +138,7 @@ pub fn grants(role: Role, permission: &str) -> bool {
             | "dlq.read"
             | "workers.read"
             | "pools.read"
+            | "config.read"
             | "system.read"
             | "policy.evaluate"
             | "policy.read"
@@ -154,6 +155,7 @@ pub fn grants(role: Role, permission: &str) -> bool {
                     | "dlq.delete"
                     | "workers.drain"
                     | "pools.pause"
+                    | "config.write"
             )
         }
         // Streamed output is for whoever sees payloads.

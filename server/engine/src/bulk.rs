@@ -382,6 +382,7 @@ fn stops(error: &Error) -> bool {
         | Error::TooManyWaitingJobs { .. }
         | Error::SubmitRateExceeded { .. }
         | Error::TooManyPauses { .. }
+        | Error::TooManyConfigs { .. }
         | Error::TooManyStreams { .. }
         | Error::Draining
         | Error::CredentialMissing

@@ -10,6 +10,7 @@ pub(crate) mod state;
 
 use std::sync::Arc;
 
+use coretex_core::config::Effective;
 use coretex_core::id::{LeaseId, PoolName, SessionId, WorkerId};
 use coretex_core::job::Job;
 use coretex_core::job::transition::Trigger;
@@ -166,11 +167,13 @@ impl Engine {
         reservation.weigh(job).then_some(reservation)
     }
 
-    /// Sends a committed dispatch to its worker. `sent` is when the commit was sent.
+    /// Sends a committed dispatch to its worker. `sent` is when the commit was sent; `config` is the
+    /// configuration in force then.
     pub(crate) async fn hand_out(
         &self,
         after: &Loaded,
         whole: Arc<Job>,
+        config: Arc<Effective>,
         reservation: Reservation,
         sent: Tick,
     ) {
@@ -190,6 +193,7 @@ impl Engine {
             attempt,
             valid_for: ASSIGNMENT_VALID,
             time_limit: ends_by(&after.job, lease.timeout_at).since(lease.dispatch_time),
+            config,
             weight: reservation.weight.clone(),
         };
         let told = fresh

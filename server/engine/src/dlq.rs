@@ -13,6 +13,7 @@ use coretex_store::CommitError;
 
 use crate::access::Caller;
 use crate::commits::Loaded;
+use crate::configs::submit::expires;
 use crate::engine::Engine;
 use crate::jobs::Intent;
 use crate::jobs::list::{PAGE_BYTES, SCAN, Scan, Token, is_forbidden, list_id, size_of};
@@ -197,11 +198,10 @@ impl Engine {
     }
 
     async fn dlq_answer(&self, loaded: Loaded, full: bool) -> Result<DlqAnswer> {
-        let ended = loaded.job.end_time.unwrap_or(loaded.job.update_time);
-        let kept = self.options().retention.of_dead_letters();
+        let expire_time = expires(&loaded.job, &self.options().retention);
         Ok(DlqAnswer {
             answer: self.answer(loaded, full).await?,
-            expire_time: ended + kept,
+            expire_time,
         })
     }
 

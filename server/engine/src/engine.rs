@@ -19,6 +19,7 @@ use tokio_util::task::TaskTracker;
 use crate::access::KeyCache;
 use crate::access::streams::OpenWatches;
 use crate::commits::Loaded;
+use crate::configs::effective::Configs;
 use crate::dispatch::Dispatcher;
 use crate::jobs::output::Outputs;
 use crate::kernel::Kernel;
@@ -192,6 +193,7 @@ struct Inner {
     tasks: TaskTracker,
     replicas: Replicas,
     news: News,
+    configs: Configs,
     tables: Tables,
     base: Base,
     policy_loads: tokio::sync::Mutex<()>,
@@ -226,6 +228,7 @@ impl Engine {
                 tasks: TaskTracker::new(),
                 replicas: Replicas::default(),
                 news: News::default(),
+                configs: Configs::default(),
                 tables: Tables::new(options.routing.clone()),
                 base: Base::default(),
                 policy_loads: tokio::sync::Mutex::new(()),
@@ -403,6 +406,10 @@ impl Engine {
     /// Only one load of the policy at a time.
     pub(crate) fn policy_loads(&self) -> &tokio::sync::Mutex<()> {
         &self.inner.policy_loads
+    }
+
+    pub(crate) fn configs(&self) -> &Configs {
+        &self.inner.configs
     }
 
     pub(crate) fn tables(&self) -> &Tables {

@@ -40,6 +40,8 @@ pub enum Noun {
     Bundle,
     /// A snapshot of the policy.
     Snapshot,
+    /// A document of configuration.
+    Config,
 }
 
 /// A refused or failed use case. Everything but the `Internal`, `Unavailable` and `DataLoss` texts
@@ -107,12 +109,6 @@ pub enum Error {
     RoleNotAllowed {
         /// The role.
         role: String,
-    },
-    /// A document is not what the caller thinks it is.
-    #[error("the etag does not match")]
-    EtagMismatch {
-        /// What it is; `None` = it does not exist.
-        current: Option<u64>,
     },
     /// A bundle that is in force is not deleted.
     #[error("the bundle is in force")]
@@ -184,6 +180,20 @@ pub enum Error {
     TooManyPauses {
         /// How many there may be.
         limit: usize,
+    },
+    /// What is there is not what the caller takes it for.
+    #[error("the etag is not that of what is there")]
+    EtagMismatch {
+        /// The etag of what is there; `None` = nothing is.
+        current: Option<String>,
+    },
+    /// A tenant has as many documents of configuration, or as many bytes of them, as it may.
+    #[error("too many documents of configuration")]
+    TooManyConfigs {
+        /// How many there may be.
+        documents: u32,
+        /// How many bytes they may have, revisions included.
+        bytes: u64,
     },
     /// More streams or sessions than the server takes.
     #[error("too many open streams")]

@@ -10,7 +10,7 @@ use coretex_core::job::dead_letter::DeadLetter;
 use coretex_core::job::output::{Arrived, Channel, Chunk, OutputRecord, Page};
 use coretex_core::job::transition::{NewJob, Outcome, Trigger, Verdict, accept, apply};
 use coretex_core::job::{
-    ActorType, Budget, CapFields, ErrorSource, Job, JobError, JobMetadata, JobSpec, McpCall,
+    ActorType, Budget, CapFields, ErrorSource, Job, JobError, JobMetadata, JobSpec, Keep, McpCall,
     Placement, Priority, Progress, Slots, WorkerLossPolicy,
 };
 use coretex_core::payload::Payload;
@@ -24,6 +24,7 @@ use serde::de::DeserializeOwned;
 use crate::access::keys::KEY_FORMAT;
 use crate::access::{ApiKey, Role};
 use crate::commits::{IDEMPOTENCY_FORMAT, IdempotencyRecord, JOB_FORMAT, LOG_FORMAT, LogEntry};
+use crate::configs::record::{CONFIG_FORMAT, ConfigRecord, PastRecord, UsageRecord};
 use crate::jobs::output::OUTPUT_FORMAT;
 
 const NOW: Timestamp = Timestamp::from_micros(1_700_000_000_000_000);
@@ -49,6 +50,7 @@ fn decision() -> JobDecision {
         retry_at: Some(NOW),
         bucket: String::new(),
         taken: Vec::new(),
+        config_hash: String::new(),
     }
 }
 
@@ -112,6 +114,7 @@ fn job() -> Job {
         rerun_of: Some(JobId::from_trusted("job-0")),
         input: Some(Payload::json("{\"n\":1}".into())),
         unmapped: None,
+        keep: None,
     };
     let mut job = accept(new, Verdict::Decided(Box::new(decision())), NOW);
     let error = JobError {
@@ -269,6 +272,48 @@ fn api_keys() {
         ..key
     };
     check("key-revoked", KEY_FORMAT, &revoked);
+}
+
+#[test]
+fn jobs_that_are_kept_for_a_shorter_time() {
+    let kept = Job {
+        keep: Some(Keep {
+            ended: Some(Duration::from_secs(3_600)),
+            dead: Some(Duration::from_secs(7_200)),
+        }),
+        ..job()
+    };
+    check("job-keep", JOB_FORMAT, &kept);
+}
+
+#[test]
+fn documents_of_configuration() {
+    let document = ConfigRecord {
+        revision: 3,
+        data: r#"{"models":{"default":"m"}}"#.to_owned(),
+        create_time: NOW,
+        update_time: NOW + Duration::from_secs(1),
+        principal_id: "key:alice".to_owned(),
+        past: vec![26, 0],
+    };
+    check("config", CONFIG_FORMAT, &document);
+    let deleted = ConfigRecord {
+        data: String::new(),
+        ..document
+    };
+    check("config-deleted", CONFIG_FORMAT, &deleted);
+    let past = PastRecord {
+        data: r#"{"models":{"default":"m"}}"#.to_owned(),
+        etag: "7".to_owned(),
+        time: NOW,
+        principal_id: "key:alice".to_owned(),
+    };
+    check("config-past", CONFIG_FORMAT, &past);
+    let usage = UsageRecord {
+        documents: 2,
+        bytes: 52,
+    };
+    check("config-usage", CONFIG_FORMAT, &usage);
 }
 
 #[test]

@@ -13,6 +13,7 @@ pub(crate) mod watch;
 use std::sync::Arc;
 use std::time::Duration;
 
+use coretex_core::config::Effective;
 use coretex_core::id::{JobId, TenantId};
 use coretex_core::job::JobSpec;
 use coretex_core::job::transition::{NewJob, Trigger, accept, apply};
@@ -24,6 +25,7 @@ use tokio::time::Instant;
 
 use crate::access::Caller;
 use crate::commits::{Extras, IdempotencyRecord, Loaded};
+use crate::configs::submit::check_limits;
 use crate::dlq::settled;
 use crate::engine::{Engine, MAX_CANCEL_GRACE};
 use crate::kernel::Facts;
@@ -51,14 +53,16 @@ pub(crate) struct Intent {
     pub(crate) rerun_of: Option<JobId>,
     /// The job whose dead letter this retries, to be taken off in the same commit.
     pub(crate) settles: Option<Loaded>,
+    /// The configuration in force for it.
+    pub(crate) config: Arc<Effective>,
 }
 
 impl Engine {
     /// Accepts a job: durable before it answers. A denied or waiting job is an accepted one.
     ///
     /// # Errors
-    /// `AlreadyExists`, `IdempotencyKeyReused`, `TeamNotAllowed`, `TooManyWaitingJobs`,
-    /// `StoreFull`, `Draining`, `Unavailable`, `OutcomeUnknown`.
+    /// `AlreadyExists`, `IdempotencyKeyReused`, `TeamNotAllowed`, `TooManyWaitingJobs`, `Invalid`
+    /// for limits of the configuration, `StoreFull`, `Draining`, `Unavailable`, `OutcomeUnknown`.
     pub async fn submit_job(&self, caller: &Caller, request: SubmitJob) -> Result<Submitted> {
         self.check_submit(caller, &request.spec)?;
         let now = self.now();
@@ -73,9 +77,10 @@ impl Engine {
             .unwrap_or_else(|| JobId::from_trusted(&self.ids().sortable(now)));
         let trace_id = self.trace_id(request.trace_id);
         let mut spec = request.spec;
-        // After the fingerprint: the same request is the same under other tables.
-        self.routing()
-            .fill_in(&mut spec, &caller.tenant, request.left_open);
+        // After the fingerprint: the same request is the same under other tables and documents.
+        let config = self.config_of(&caller.tenant, &spec).await?;
+        self.fill_in(&mut spec, &caller.tenant, request.left_open, &config);
+        check_limits(&spec, request.input.as_ref(), &config)?;
         let intent = Intent {
             id,
             named,
@@ -86,6 +91,7 @@ impl Engine {
             trace_id,
             rerun_of: None,
             settles: None,
+            config,
         };
         let Some(wait) = request.wait else {
             return self.accept(caller, intent).await;
@@ -183,7 +189,7 @@ impl Engine {
                         continue;
                     }
                     self.limit_met(&intent.spec, &caller.tenant, &met);
-                    self.refuse_at_limit(caller, &intent.spec, met)?;
+                    self.refuse_at_limit(caller, &intent, met)?;
                     // It waits for room.
                     queue = true;
                 }
@@ -200,6 +206,7 @@ impl Engine {
             principal_id: &caller.principal_id,
             spec: &intent.spec,
             input: intent.input.as_ref(),
+            config: None,
             now: self.now(),
         };
         self.rule_new(facts, &intent.id, wait).await
@@ -237,6 +244,7 @@ impl Engine {
                 Route::Unmapped(why) => Some(why.to_string()),
                 Route::Open | Route::Mapped(..) => None,
             },
+            keep: self.keep(&intent.config),
         };
         let mut job = accept(new, ruling.verdict, now);
         let reservation = (!queue).then(|| self.reserve_for_new(&job)).flatten();
@@ -263,7 +271,7 @@ impl Engine {
         } else if waits {
             limits.push(limits::waiting_below(
                 &caller.tenant,
-                self.limits().max_waiting_jobs,
+                self.max_waiting_jobs(&intent.config),
             ));
         }
         let extras = Extras {
@@ -277,6 +285,7 @@ impl Engine {
         let (engine, sent) = (self.clone(), self.tick());
         let entry = HeldEntry::of_lease(&job);
         let input = intent.input.clone();
+        let config = Arc::clone(&intent.config);
         // From here on the caller may go away at any await; what was committed is still handed out.
         let work = async move {
             let written = engine.write(None, job, extras).await;
@@ -286,7 +295,7 @@ impl Engine {
                 let mut whole = loaded.job.as_ref().clone();
                 whole.input = input;
                 engine
-                    .hand_out(&loaded, Arc::new(whole), reservation, sent)
+                    .hand_out(&loaded, Arc::new(whole), config, reservation, sent)
                     .await;
             }
             Ok(loaded)

@@ -5,6 +5,7 @@
 use std::fmt::Debug;
 use std::sync::Arc;
 
+use coretex_core::config::Effective;
 use coretex_core::id::TenantId;
 use coretex_core::job::{Job, JobSpec};
 use coretex_core::payload::Payload;
@@ -23,6 +24,8 @@ pub struct Facts<'a> {
     pub spec: &'a JobSpec,
     /// The input, as far as it stands in the record.
     pub input: Option<&'a Payload>,
+    /// The configuration in force for it.
+    pub config: Option<&'a Effective>,
     /// Store time.
     pub now: Timestamp,
 }
@@ -110,6 +113,7 @@ pub(crate) fn facts_of(job: &Job, now: Timestamp) -> Facts<'_> {
         principal_id: &job.principal_id,
         spec: &job.spec,
         input: job.input.as_ref(),
+        config: None,
         now,
     }
 }

@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use coretex_core::config::{ConfigName, ConfigScope};
 use coretex_core::id::{JobId, ReplicaId, SessionId, TenantId, Topic, WorkerId};
 use coretex_core::job::Job;
 use coretex_core::job::clock::next_due;
@@ -75,6 +76,63 @@ pub(crate) fn policy() -> Key {
 /// What changes with everything that replicas keep copies of (shard `sys`).
 pub(crate) fn news() -> Key {
     Key::from_static(b"news")
+}
+
+/// The record of a document of configuration; `owner` is its tenant, or nothing (shard `sys`).
+pub(crate) fn config(owner: &[u8], name: &ConfigName) -> Key {
+    joined(
+        b"config/",
+        &[owner, name.scope.name().as_bytes(), name.id.as_bytes()],
+    )
+}
+
+/// An earlier state of a document (shard `sys`).
+pub(crate) fn config_revision(owner: &[u8], name: &ConfigName, revision: u32) -> Key {
+    joined(
+        b"config-past/",
+        &[
+            owner,
+            name.scope.name().as_bytes(),
+            name.id.as_bytes(),
+            &revision.to_be_bytes(),
+        ],
+    )
+}
+
+/// How many documents a tenant has, and of how many bytes (shard `sys`).
+pub(crate) fn config_usage(owner: &[u8]) -> Key {
+    joined(b"config-usage/", &[owner])
+}
+
+/// The documents of a tenant, by creation (shard `sys`).
+pub(crate) fn configs(owner: &[u8]) -> Index {
+    joined(b"configs/", &[owner])
+}
+
+/// The deleted documents of a tenant whose revisions are kept, by deletion (shard `sys`).
+pub(crate) fn configs_deleted(owner: &[u8]) -> Index {
+    joined(b"configs-deleted/", &[owner])
+}
+
+/// `time scope id`: a member of [`configs`] and [`configs_deleted`].
+pub(crate) fn config_place(time: Timestamp, name: &ConfigName) -> Member {
+    let mut member = time.to_be_bytes().to_vec();
+    member.push(name.scope as u8);
+    member.extend_from_slice(name.id.as_bytes());
+    Member::from(member)
+}
+
+/// Parses [`config_place`].
+pub(crate) fn parse_config_place(member: &[u8]) -> Option<(Timestamp, ConfigName)> {
+    let (time, rest) = member.split_first_chunk::<8>()?;
+    let (scope, id) = rest.split_first()?;
+    let name = ConfigName {
+        scope: ConfigScope::ALL
+            .into_iter()
+            .find(|known| *known as u8 == *scope)?,
+        id: std::str::from_utf8(id).ok()?.to_owned(),
+    };
+    Some((Timestamp::from_micros(u64::from_be_bytes(*time)), name))
 }
 
 /// The record of an API key (shard `sys`).
@@ -339,6 +397,9 @@ pub(crate) const DUE: Index = Index::from_static(b"due");
 pub(crate) const ENDED: Index = Index::from_static(b"ended");
 /// The same for those with a dead letter, which are kept for longer: a job is in one of the two.
 pub(crate) const DEAD: Index = Index::from_static(b"dead");
+/// When ended jobs go that are kept for a shorter time than the others: by the time of deletion. They
+/// are in one of the two above as well.
+pub(crate) const EXPIRES: Index = Index::from_static(b"expires");
 /// Jobs that wait for a slot, by queue.
 pub(crate) const READY: Index = Index::from_static(b"ready");
 /// Slots in use, by replica and session.
@@ -498,6 +559,9 @@ pub(crate) fn entries(job: &Job) -> Vec<(Index, Member)> {
                 None => ENDED,
             };
             entries.push((index, timed(end, &job.tenant, &job.id)));
+            if let Some(expires) = job.expires() {
+                entries.push((EXPIRES, timed(expires, &job.tenant, &job.id)));
+            }
         }
         if let Some(letter) = &job.dead_letter {
             entries.push((dead_letters(&job.tenant), by_time(letter.time, &job.id)));

@@ -5,6 +5,7 @@
 mod access;
 mod bulk;
 mod commits;
+mod configs;
 mod dispatch;
 mod dlq;
 mod engine;
@@ -34,6 +35,9 @@ mod waiters;
 
 pub use access::{ApiKey, Caller, DEFAULT_TENANT, NewApiKey, Role, SYSTEM_TENANT, grants};
 pub use bulk::{BulkOptions, BulkProgress, MAX_BULK_RATE};
+pub use configs::{
+    ConfigDocument, ConfigRevision, Expected, MAX_CONFIG_BYTES, MAX_CONFIGS, MAX_REVISIONS,
+};
 pub use dlq::{DlqAnswer, DlqPage};
 pub use engine::{
     Engine, EngineOptions, Limits, MAX_CANCEL_GRACE, MAX_PAYLOAD_LIMIT, Retention, Timing,
@@ -43,7 +47,7 @@ pub use filter::{DlqFilter, JobFilter};
 pub use jobs::MAX_LABELS;
 pub use kernel::{AllowAll, Facts, Judgement, Kernel, Undecided};
 pub use policy::{
-    Action, AuditEntry, BASE_PREFIX, BaseBundle, BundleAnswer, Etag, Explained, MAX_BUNDLE_BYTES,
+    Action, AuditEntry, BASE_PREFIX, BaseBundle, BundleAnswer, Explained, MAX_BUNDLE_BYTES,
     MAX_BUNDLES, PolicyKernel, Published, PutBundle, Replayed, Signatures, Simulated,
     SnapshotAnswer, Subject,
 };

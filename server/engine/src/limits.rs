@@ -16,6 +16,7 @@ use coretex_store::{Limit, Order, Precondition, Range, Rate};
 use crate::access::Caller;
 use crate::dispatch::state::gates::Gate;
 use crate::engine::Engine;
+use crate::jobs::Intent;
 use crate::{Error, Result, keyspace};
 
 /// Holders of a limit that are named.
@@ -136,12 +137,12 @@ impl Engine {
     }
 
     /// What it means for a new job that a limit was met: it is refused, or waits.
-    pub(crate) fn refuse_at_limit(&self, caller: &Caller, spec: &JobSpec, met: Met) -> Result<()> {
+    pub(crate) fn refuse_at_limit(&self, caller: &Caller, intent: &Intent, met: Met) -> Result<()> {
         let routing = self.routing();
-        let running = routing.concurrency(spec, &caller.tenant);
+        let running = routing.concurrency(&intent.spec, &caller.tenant);
         match (met, running) {
             (Met::Waiting, _) => Err(Error::TooManyWaitingJobs {
-                limit: self.limits().max_waiting_jobs,
+                limit: self.max_waiting_jobs(&intent.config),
             }),
             (Met::SubmitRate(at), _) => Err(Error::SubmitRateExceeded {
                 retry_after: at.since(self.now()),

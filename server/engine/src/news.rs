@@ -68,6 +68,7 @@ impl Engine {
         if self.kernel().follows_store() {
             self.follow_policy().await;
         }
+        self.configs().forget();
         self.read_pauses().await
     }
 

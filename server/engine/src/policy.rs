@@ -31,7 +31,7 @@ use sha2::{Digest, Sha256};
 
 pub use ask::{Explained, Replayed, Simulated, Subject};
 pub use base::BaseBundle;
-pub use bundles::{BundleAnswer, Etag, PutBundle};
+pub use bundles::{BundleAnswer, PutBundle};
 pub use kernel::PolicyKernel;
 pub use publish::{Published, SnapshotAnswer};
 

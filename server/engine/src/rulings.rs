@@ -5,8 +5,10 @@
 //! Each has a time at which its turn should have come; whoever's time comes first serves the index
 //! from its head, so nobody overtakes and nobody is asked in vain.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use coretex_core::config::Effective;
 use coretex_core::id::{JobId, TenantId};
 use coretex_core::job::clock::{Due, due};
 use coretex_core::job::transition::{Trigger, Verdict, apply};
@@ -169,11 +171,14 @@ impl Engine {
         facts: Facts<'_>,
         job_id: &JobId,
     ) -> std::result::Result<Judgement, String> {
+        let config = self.config_facts(facts).await;
+        let config = config.map_err(|error| format!("the configuration was not read: {error}"))?;
         let mut history = History::default();
         let mut whole = None;
         for _ in 0..MAX_QUESTIONS {
             let facts = Facts {
                 input: whole.as_ref().or(facts.input),
+                config: config.as_deref(),
                 ..facts
             };
             match self.kernel().judge(facts, &history) {
@@ -193,6 +198,31 @@ impl Engine {
             }
         }
         Err("the policy asks for the same facts again and again".to_owned())
+    }
+
+    /// The configuration that a kernel has to know of.
+    pub(crate) async fn config_facts(&self, facts: Facts<'_>) -> Result<Option<Arc<Effective>>> {
+        if !self.kernel().follows_store() {
+            return Ok(None);
+        }
+        self.config_of(facts.tenant, facts.spec).await.map(Some)
+    }
+
+    /// Whether a decision lets a job run under what is in force now.
+    pub(crate) async fn is_current(&self, job: &Job, snapshot: &str) -> bool {
+        let Some(decision) = job.decision.as_ref().filter(|decision| decision.allows()) else {
+            return false;
+        };
+        if decision.policy_snapshot != snapshot {
+            return false;
+        }
+        match self.config_facts(facts_of(job, decision.time)).await {
+            Ok(config) => {
+                config.as_ref().map_or("", |config| config.hash.as_str()) == decision.config_hash
+            }
+            // To be asked again, and to wait if that fails, too.
+            Err(_) => false,
+        }
     }
 
     /// Reads what counters of the past say at `now`.

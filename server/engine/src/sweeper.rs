@@ -2,6 +2,7 @@
 
 mod past;
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use coretex_core::id::{JobId, TenantId};
@@ -19,6 +20,8 @@ use crate::{Result, keyspace, telemetry};
 const ROUND: usize = 256;
 /// Of those, jobs with dead letters for which there is always room.
 const DEAD_SHARE: usize = 64;
+/// And jobs that go earlier than the others.
+const EXPIRED_SHARE: usize = 64;
 /// Jobs read from each end of the history to estimate what an ended job takes.
 const SAMPLE: usize = 64;
 /// What a job takes beside its record and payloads: index entries, log entries, bookkeeping.
@@ -79,14 +82,22 @@ impl Engine {
         let ranges = [
             (keyspace::ENDED, retention.jobs, ended),
             (keyspace::DEAD, retention.of_dead_letters(), dead),
+            // Of these, the time in the index is that of their end already.
+            (keyspace::EXPIRES, Duration::ZERO, 0),
         ];
-        let [mut names, dead] = self.overdue(ranges).await?;
-        // Dead letters have a share of every round, whatever else there is to do.
-        names.truncate(ROUND - dead.len().min(DEAD_SHARE));
+        let [mut names, dead, expired] = self.overdue(ranges).await?;
+        // Dead letters, and what goes early, have a share of every round, whatever else there is to
+        // do.
+        let of_dead = dead.len().min(DEAD_SHARE);
+        names.truncate(ROUND - of_dead - expired.len().min(EXPIRED_SHARE));
+        names.extend(expired.into_iter().take(ROUND - of_dead - names.len()));
         names.extend(dead.into_iter().take(ROUND - names.len()));
         if names.is_empty() {
             return Ok(0);
         }
+        let looked_at = names.len();
+        let mut seen = HashSet::new();
+        names.retain(|name| seen.insert(name.clone()));
         let loaded = self.load_readable(&names).await?;
         let found: Vec<_> = loaded.into_iter().flatten().collect();
         // After the jobs: of one that has ended nothing more is stored.
@@ -110,15 +121,15 @@ impl Engine {
         })
         .await;
         telemetry::swept(deleted.into_inner());
-        Ok(names.len())
+        Ok(looked_at)
     }
 
     /// The oldest jobs of each index that have ended longer ago than they are kept, or are among the
     /// first so many that go before their time; at most a round of each, from one read.
     async fn overdue(
         &self,
-        indexes: [(Index, Duration, usize); 2],
-    ) -> Result<[Vec<(TenantId, JobId)>; 2]> {
+        indexes: [(Index, Duration, usize); 3],
+    ) -> Result<[Vec<(TenantId, JobId)>; 3]> {
         let now = self.now();
         let ranges = indexes.clone().map(|(index, kept, excess)| {
             let before = if excess > 0 { now } else { now - kept };

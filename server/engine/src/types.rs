@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use coretex_core::config::Effective;
 use coretex_core::id::{JobId, LeaseId, PoolName, ReplicaId, SessionId, TenantId, Topic, WorkerId};
 use coretex_core::job::history::JobEvent;
 use coretex_core::job::output::{Channel, Chunk, Entry, Position};
@@ -373,6 +374,8 @@ pub enum ToWorker {
         valid_for: Duration,
         /// How long it may run.
         time_limit: Duration,
+        /// The configuration in force for it; the worker gets what is visible of it.
+        config: Arc<Effective>,
         /// What it weighs on its session until it is dropped.
         weight: Option<Arc<crate::Weight>>,
     },

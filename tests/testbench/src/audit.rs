@@ -96,6 +96,13 @@ fn entries_of(job: &Job) -> Vec<(Bytes, Bytes)> {
                     None => "ended",
                 };
                 entries.push((Bytes::from(index), timed(end, &name(job))));
+                let kept = job.keep.and_then(|keep| match job.dead_letter {
+                    Some(_) => keep.dead,
+                    None => keep.ended,
+                });
+                if let Some(kept) = kept {
+                    entries.push((Bytes::from("expires"), timed(end + kept, &name(job))));
+                }
             }
             if let Some(letter) = &job.dead_letter {
                 let member = timed(letter.time, job.id.as_bytes());
@@ -327,6 +334,7 @@ pub async fn audit(store: &EmbeddedStore, names: &Names) -> Audit {
     let lost: Vec<_> = counted_pasts.difference(&named_pasts).collect();
     assert!(lost.is_empty(), "counters that are not named: {lost:?}");
     check_log(store, &jobs).await;
+    crate::configs::audit(store, names).await;
     Audit {
         jobs,
         records: families,

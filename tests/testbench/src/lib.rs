@@ -13,6 +13,7 @@
 )]
 
 pub mod audit;
+pub mod configs;
 pub mod kernel;
 pub mod tap;
 pub mod worker;

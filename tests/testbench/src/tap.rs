@@ -66,6 +66,7 @@ pub struct Tap {
     pressure: Mutex<Option<Pressure>>,
     commits: AtomicU64,
     reads: AtomicU64,
+    sys_reads: AtomicU64,
 }
 
 /// What hangs.
@@ -90,6 +91,7 @@ impl Tap {
             pressure: Mutex::default(),
             commits: AtomicU64::new(0),
             reads: AtomicU64::new(0),
+            sys_reads: AtomicU64::new(0),
         }
     }
 
@@ -143,6 +145,11 @@ impl Tap {
         self.reads.load(Ordering::Relaxed)
     }
 
+    /// Reads of what belongs to no tenant so far.
+    pub fn sys_reads(&self) -> u64 {
+        self.sys_reads.load(Ordering::Relaxed)
+    }
+
     async fn gate(&self) {
         if self.dead.load(Ordering::Relaxed) {
             pending::<()>().await;
@@ -167,9 +174,11 @@ impl Tap {
 
     async fn read(&self, shard: Shard) {
         self.gate().await;
-        if shard != Shard::Sys {
-            self.reads.fetch_add(1, Ordering::Relaxed);
-        }
+        let counter = match shard {
+            Shard::Sys => &self.sys_reads,
+            Shard::Data(_) => &self.reads,
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
         let pause = *self.read_pause.lock();
         if !pause.is_zero() {
             crate::pass(pause).await;

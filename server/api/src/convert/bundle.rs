@@ -1,6 +1,6 @@
 //! Bundles, snapshots and the record of policy changes, read and written.
 
-use coretex_engine::{AuditEntry, BundleAnswer, Etag, MAX_BUNDLE_BYTES, PutBundle, SnapshotAnswer};
+use coretex_engine::{AuditEntry, BundleAnswer, MAX_BUNDLE_BYTES, PutBundle, SnapshotAnswer};
 use coretex_proto::v1;
 
 use super::{count, time};
@@ -29,18 +29,6 @@ pub(crate) fn candidate(fields: &mut Fields, bundle: v1::Bundle) -> PutBundle {
         enabled: bundle.enabled.unwrap_or(true),
         description: fields.text("description", bundle.description, MAX_NOTE),
         signature: fields.line("signature", bundle.signature, MAX_NAME),
-    }
-}
-
-/// Reads the etag that a document must have; empty stands for `empty`.
-pub(crate) fn etag(fields: &mut Fields, etag: &str, empty: Etag) -> Etag {
-    match etag {
-        "" => empty,
-        "*" => Etag::Any,
-        text => text.parse().map(Etag::Is).unwrap_or_else(|_| {
-            fields.refuse("etag", "must be empty, `*` or an etag that the server told");
-            empty
-        }),
     }
 }
 

@@ -144,6 +144,7 @@ mod tests {
             retry_at: None,
             bucket: String::new(),
             taken: Vec::new(),
+            config_hash: String::new(),
         })
     }
 
@@ -159,6 +160,7 @@ mod tests {
             rerun_of: None,
             input: None,
             unmapped: None,
+            keep: None,
         };
         let job = accept(new, Verdict::Decided(decision()), NOW);
         (1..times).fold(job, |job, _| {

@@ -127,6 +127,7 @@ fn job(state: JobState, lease: Option<(u32, u128, &str)>) -> Job {
         rerun_of: None,
         input: None,
         unmapped: None,
+        keep: None,
     };
     let verdict = crate::job::transition::Verdict::Unavailable {
         again_at: time(1),

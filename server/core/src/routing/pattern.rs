@@ -155,6 +155,21 @@ impl Node {
             .or_else(|| self.any.as_ref().and_then(|node| node.find(others)))
             .or(self.rest)
     }
+
+    /// Everything that matches, the most specific first.
+    fn collect(&self, tokens: &[&str], found: &mut Vec<usize>) {
+        let Some((first, others)) = tokens.split_first() else {
+            found.extend(self.end);
+            return;
+        };
+        if let Some(node) = self.tokens.get(*first) {
+            node.collect(others, found);
+        }
+        if let Some(node) = &self.any {
+            node.collect(others, found);
+        }
+        found.extend(self.rest);
+    }
 }
 
 impl<T> PatternMap<T> {
@@ -170,6 +185,15 @@ impl<T> PatternMap<T> {
         let tokens: Vec<&str> = topic.as_str().split('.').collect();
         let (pattern, value) = &self.entries[self.root.find(&tokens)?];
         Some((pattern, value))
+    }
+
+    /// The values of all patterns that match, the most specific first.
+    #[must_use]
+    pub fn matching(&self, topic: &Topic) -> Vec<&T> {
+        let tokens: Vec<&str> = topic.as_str().split('.').collect();
+        let mut found = Vec::new();
+        self.root.collect(&tokens, &mut found);
+        found.into_iter().map(|at| &self.entries[at].1).collect()
     }
 
     /// Every pattern and its value, in the order of the patterns.

@@ -207,6 +207,7 @@ fn a_topic_fills_in_what_was_left_open() {
         timeout: true,
         schedule_to_start_timeout: true,
         retry: true,
+        priority: false,
     };
     let mut filled = spec.clone();
     routing.fill_in(&mut filled, &tenant("acme"), all);

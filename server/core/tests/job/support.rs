@@ -26,6 +26,7 @@ pub(crate) fn decision(decision: Decision, now: Timestamp) -> Box<JobDecision> {
         retry_at: (decision == Decision::Throttle).then(|| now + Duration::from_secs(5)),
         bucket: String::new(),
         taken: Vec::new(),
+        config_hash: String::new(),
     })
 }
 
@@ -49,6 +50,7 @@ pub(crate) fn accepted_with(spec: JobSpec, verdict: Verdict) -> Job {
         rerun_of: None,
         input: None,
         unmapped: None,
+        keep: None,
     };
     accept(new, verdict, NOW)
 }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use coretex_core::id::Topic;
+use coretex_core::job::Job;
 use coretex_core::job::transition::{Trigger, apply};
 use coretex_core::queue::{REREAD_EVERY, ReadyKey, after_class, class_prefix};
 use coretex_store::{CommitError, Order, Range, prefix_end};
@@ -142,13 +143,24 @@ impl Engine {
             self.dispatcher().lock().put_back(&loaded.job.spec.topic);
             return false;
         }
+        let config = match self.config_of(&loaded.job.tenant, &loaded.job.spec).await {
+            Ok(config) => config,
+            Err(error) => {
+                tracing::warn!(%error, job_id = %loaded.job.id, "configuration not read; the job waits");
+                let name = (loaded.job.tenant.clone(), loaded.job.id.clone());
+                // Until the next look, a second from now.
+                self.dispatcher().lock().not_ready.insert(name);
+                return false;
+            }
+        };
         let (now, sent) = (self.now(), self.tick());
         let (mut snapshot, routing) = (Some(self.kernel().snapshot()), self.routing());
         let mut job = loaded.job.as_ref().clone();
         // A throttled job whose time has come is judged again, too.
-        let current = job.decision.as_ref().is_some_and(|decision| {
-            decision.allows() && Some(&decision.policy_snapshot) == snapshot.as_ref()
-        });
+        let current = match &snapshot {
+            Some(snapshot) => self.is_current(&job, snapshot).await,
+            None => false,
+        };
         if !current {
             let ruling = self.rule_again(&job, now, None).await;
             if !ruling.rates.is_empty() {
@@ -211,7 +223,10 @@ impl Engine {
         }
         match written {
             Ok(after) if after.job.lease.is_some() => match self.join_payloads(&after.job).await {
-                Ok(whole) => self.hand_out(&after, whole, reservation, sent).await,
+                Ok(whole) => {
+                    self.hand_out(&after, whole, config, reservation, sent)
+                        .await;
+                }
                 Err(error) => {
                     tracing::error!(%error, job_id = %after.job.id, "input not readable");
                     self.fail_unreadable(&after).await;
@@ -239,12 +254,9 @@ impl Engine {
     /// A waiting job has to take from a rate first: it is judged on its own, and waits in the line
     /// of the rate if that has nothing left.
     async fn leave_queue(&self, loaded: Loaded) {
-        let snapshot = self.kernel().snapshot();
         let job_id = loaded.job.id.clone();
-        let waits = |job: &coretex_core::job::Job, _| {
-            let current = job.decision.as_ref().filter(|decision| decision.allows());
-            job.is_ready() && current.is_none_or(|current| current.policy_snapshot != snapshot)
-        };
+        let before = loaded.job.decision.clone();
+        let waits = |job: &Job, _| job.is_ready() && job.decision == before;
         match self.judge_again(loaded, waits).await {
             Ok(_) | Err(Error::NotFound { .. }) => {}
             Err(error) => {

@@ -10,6 +10,7 @@ use coretex_core::routing::LeftOpen;
 use super::{Intent, MAX_LABELS, fingerprint};
 use crate::access::Caller;
 use crate::commits::Loaded;
+use crate::configs::submit::check_limits;
 use crate::engine::Engine;
 use crate::types::{JobEdits, Submitted};
 use crate::{Error, Result};
@@ -56,6 +57,11 @@ impl Engine {
         self.check_submit(caller, &spec)?;
         // What was rerun is part of what was asked for.
         let fingerprint = fingerprint(Some(&before.id), &spec, input.as_ref())?;
+        // After it, as for a new job. What the old one was filled in with stays.
+        let config = self.config_of(&caller.tenant, &spec).await?;
+        let _ = config.typed.fill_in_topic(&mut spec, LeftOpen::default());
+        config.typed.cut(&mut spec);
+        check_limits(&spec, input.as_ref(), &config)?;
         Ok(Intent {
             id: JobId::from_trusted(&self.ids().sortable(self.now())),
             named: false,
@@ -66,6 +72,7 @@ impl Engine {
             trace_id: before.trace_id.clone(),
             rerun_of: Some(before.id.clone()),
             settles: None,
+            config,
         })
     }
 }

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use coretex_core::config::Effective;
 use coretex_core::id::{JobId, TenantId};
 use coretex_core::job::{Job, JobSpec};
 use coretex_core::payload::Payload;
@@ -112,7 +113,7 @@ impl Engine {
     /// # Errors
     /// `TenantNotAllowed`, `PolicyUnavailable`.
     pub async fn evaluate_policy(&self, caller: &Caller, subject: Subject) -> Result<JobDecision> {
-        let subject = self.completed(caller, subject)?;
+        let subject = self.completed(caller, subject).await?;
         let facts = subject.facts(self.now());
         let judged = self
             .ask(facts, |facts, history| self.kernel().judge(facts, history))
@@ -126,7 +127,7 @@ impl Engine {
     /// # Errors
     /// `TenantNotAllowed`, `PolicyUnavailable`.
     pub async fn explain_policy(&self, caller: &Caller, subject: Subject) -> Result<Explained> {
-        let subject = self.completed(caller, subject)?;
+        let subject = self.completed(caller, subject).await?;
         let snapshot = self.policy_in_force()?;
         let facts = subject.facts(self.now());
         let explanation = self
@@ -136,7 +137,7 @@ impl Engine {
             .await?;
         let outcome = explanation.outcome.clone();
         let mut explained = Explained {
-            decision: judgement(&snapshot, outcome, facts.now).decision,
+            decision: judgement(&snapshot, outcome, &facts).decision,
             explanation,
             hidden: BTreeMap::new(),
         };
@@ -157,7 +158,7 @@ impl Engine {
         candidates: &[PutBundle],
     ) -> Result<Simulated> {
         self.system_only(caller)?;
-        let subject = self.completed(caller, subject)?;
+        let subject = self.completed(caller, subject).await?;
         let (current, candidate) = (self.policy_in_force()?, self.candidate(candidates).await?);
         let facts = subject.facts(self.now());
         let before = self
@@ -351,16 +352,18 @@ impl Engine {
     }
 
     /// The subject as a job of it would be judged.
-    fn completed(&self, caller: &Caller, subject: Subject) -> Result<Completed> {
+    async fn completed(&self, caller: &Caller, subject: Subject) -> Result<Completed> {
         let tenant = subject.tenant.unwrap_or_else(|| caller.tenant.clone());
         if tenant != caller.tenant && !caller.system {
             return Err(Error::TenantNotAllowed);
         }
         let mut spec = subject.spec;
-        self.routing().fill_in(
+        let config = self.config_of(&tenant, &spec).await?;
+        self.fill_in(
             &mut spec,
             &tenant,
             coretex_core::routing::LeftOpen::default(),
+            &config,
         );
         let principal_id = if subject.principal_id.is_empty() {
             caller.principal_id.clone()
@@ -372,6 +375,7 @@ impl Engine {
             principal_id,
             spec,
             input: subject.input,
+            config,
         })
     }
 }
@@ -382,6 +386,7 @@ struct Completed {
     principal_id: String,
     spec: JobSpec,
     input: Option<Payload>,
+    config: Arc<Effective>,
 }
 
 impl Completed {
@@ -391,6 +396,7 @@ impl Completed {
             principal_id: &self.principal_id,
             spec: &self.spec,
             input: self.input.as_ref(),
+            config: Some(&self.config),
             now,
         }
     }

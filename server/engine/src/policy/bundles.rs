@@ -8,6 +8,7 @@ use super::{
     BASE_PREFIX, BUNDLE_FORMAT, MAX_BUNDLE_BYTES, MAX_BUNDLES, MAX_TRIES, Member, digest, parse,
 };
 use crate::access::Caller;
+use crate::configs::Expected;
 use crate::engine::Engine;
 use crate::error::Noun;
 use crate::sessions::workers::paged;
@@ -57,17 +58,6 @@ pub struct PutBundle {
     pub description: String,
     /// In base64; empty = none.
     pub signature: String,
-}
-
-/// What it was before a change of a document.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Etag {
-    /// Not there.
-    Absent,
-    /// Whatever it was.
-    Any,
-    /// This version.
-    Is(u64),
 }
 
 /// A bundle.
@@ -168,7 +158,7 @@ impl Engine {
         &self,
         caller: &Caller,
         put: PutBundle,
-        etag: Etag,
+        expected: Expected,
         validate_only: bool,
     ) -> Result<BundleAnswer> {
         self.system_only(caller)?;
@@ -188,7 +178,7 @@ impl Engine {
         for attempt in 0..MAX_TRIES {
             let found = self.policy_document::<BundleRecord>(key.clone()).await?;
             let version = found.as_ref().map(|(_, version)| *version);
-            check_etag(&etag, version)?;
+            expected.check(version.map(|version| version.to_string()).as_deref())?;
             let record = BundleRecord {
                 id: put.id.clone(),
                 content: put.content.clone(),
@@ -297,7 +287,7 @@ impl Engine {
     /// # Errors
     /// `TenantNotAllowed`, `NotFound`, `BundleInForce`, `EtagMismatch`, `Unavailable`,
     /// `OutcomeUnknown`.
-    pub async fn delete_bundle(&self, caller: &Caller, id: &str, etag: Etag) -> Result<()> {
+    pub async fn delete_bundle(&self, caller: &Caller, id: &str, expected: Expected) -> Result<()> {
         self.system_only(caller)?;
         for attempt in 0..MAX_TRIES {
             let in_force = self.in_force().await?;
@@ -310,7 +300,7 @@ impl Engine {
             let Some((_, version)) = found else {
                 return Err(not_found(id));
             };
-            check_etag(&etag, Some(version))?;
+            expected.check(Some(&version.to_string()))?;
             let mut batch = Batch::new(Shard::Sys, CommitId(self.ids().random()));
             batch.delete(keyspace::bundle(id), version);
             batch.remove(keyspace::BUNDLES, keyspace::member(id));
@@ -353,17 +343,4 @@ impl Engine {
         let record = self.snapshot_record(&head.snapshot_id).await?;
         Ok(record.map(|record| record.bundles).unwrap_or_default())
     }
-}
-
-/// Whether a document is what the caller thinks.
-pub(super) fn check_etag(etag: &Etag, version: Option<u64>) -> Result<()> {
-    let fits = match etag {
-        Etag::Absent => version.is_none(),
-        Etag::Any => true,
-        Etag::Is(wanted) => version == Some(*wanted),
-    };
-    if fits {
-        return Ok(());
-    }
-    Err(Error::EtagMismatch { current: version })
 }

@@ -4,7 +4,6 @@ use std::fmt;
 use std::sync::Arc;
 
 use coretex_core::policy::{History, JobDecision, Outcome, Snapshot, Subject};
-use coretex_core::time::Timestamp;
 use parking_lot::RwLock;
 
 use crate::kernel::{Facts, Judgement, Kernel, Undecided};
@@ -80,7 +79,11 @@ impl Kernel for PolicyKernel {
 
 /// The subject of an evaluation.
 pub(super) fn subject_of<'a>(facts: &Facts<'a>) -> Subject<'a> {
-    Subject::new(facts.tenant, facts.principal_id, facts.spec, facts.now).with_input(facts.input)
+    let subject = Subject::new(facts.tenant, facts.principal_id, facts.spec, facts.now);
+    subject
+        .with_input(facts.input)
+        .with_config(facts.config.map(|config| &config.data))
+        .with_safety(facts.config.and_then(|config| config.typed.safety.as_ref()))
 }
 
 /// Decides by one snapshot.
@@ -90,12 +93,16 @@ pub(super) fn judge_by(
     history: &History,
 ) -> Result<Judgement, Undecided> {
     let outcome = snapshot.evaluate(&subject_of(&facts), history)?;
-    Ok(judgement(snapshot, outcome, facts.now))
+    Ok(judgement(snapshot, outcome, &facts))
 }
 
 /// A judgement from the outcome of an evaluation.
-pub(super) fn judgement(snapshot: &Snapshot, outcome: Outcome, now: Timestamp) -> Judgement {
-    let mut decision = JobDecision::plain(outcome.decision, snapshot.id().to_owned(), now);
+pub(super) fn judgement(snapshot: &Snapshot, outcome: Outcome, facts: &Facts<'_>) -> Judgement {
+    let id = snapshot.id().to_owned();
+    let mut decision = JobDecision::plain(outcome.decision, id, facts.now);
+    if let Some(config) = facts.config {
+        decision.config_hash.clone_from(&config.hash);
+    }
     decision.reason = outcome.reason;
     decision.rule_id = outcome.rule_id;
     decision.constraints = outcome.constraints;

@@ -15,6 +15,7 @@ mod adoption;
 mod bulk;
 mod cancel;
 mod clocks;
+mod configs;
 mod diagnose;
 mod dlq;
 mod fairness;

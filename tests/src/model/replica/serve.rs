@@ -52,6 +52,7 @@ impl Replica {
             rerun_of: None,
             input: None,
             unmapped: None,
+            keep: None,
         };
         let decision = JobDecision {
             time: now,
@@ -66,6 +67,7 @@ impl Replica {
             retry_at: None,
             bucket: String::new(),
             taken: Vec::new(),
+            config_hash: String::new(),
         };
         let job = accept(new, Verdict::Decided(Box::new(decision)), now);
         if let Some(session) = self.slot_for_newcomer(ctx, &job) {

@@ -155,6 +155,7 @@ fn accepted(submit: SubmitJob) -> coretex_core::job::Job {
         rerun_of: None,
         input: submit.input,
         unmapped: None,
+        keep: None,
     };
     let decision = JobDecision {
         time: now,
@@ -169,6 +170,7 @@ fn accepted(submit: SubmitJob) -> coretex_core::job::Job {
         retry_at: None,
         bucket: String::new(),
         taken: Vec::new(),
+        config_hash: String::new(),
     };
     accept(new, Verdict::Decided(Box::new(decision)), now)
 }

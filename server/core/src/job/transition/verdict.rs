@@ -7,7 +7,7 @@ use super::record::Note;
 use super::{Refusal, TriggerKind};
 use crate::id::{JobId, TenantId};
 use crate::job::history::{EventType, Ring};
-use crate::job::{Job, JobError, JobSpec, JobState, ScheduledFor};
+use crate::job::{Job, JobError, JobSpec, JobState, Keep, ScheduledFor};
 use crate::payload::Payload;
 use crate::policy::{Decision, JobDecision};
 use crate::time::Timestamp;
@@ -35,6 +35,8 @@ pub struct NewJob {
     pub input: Option<Payload>,
     /// Why no pool may serve it, for people; `None` = one may.
     pub unmapped: Option<String>,
+    /// For how long it is kept.
+    pub keep: Option<Keep>,
 }
 
 /// The verdict on a job, or why there is none.
@@ -65,6 +67,7 @@ pub fn accept(new: NewJob, verdict: Verdict, now: Timestamp) -> Job {
         idempotency_key: new.idempotency_key,
         rerun_of: new.rerun_of,
         input: new.input,
+        keep: new.keep,
         state: JobState::Pending,
         create_time: now,
         update_time: now,

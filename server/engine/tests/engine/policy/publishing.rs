@@ -7,7 +7,7 @@ use bytes::Bytes;
 use coretex_core::job::{Job, JobState};
 use coretex_core::policy::Decision;
 use coretex_engine::{
-    Action, Caller, Engine, Error, Etag, PageRequest, Published, PutBundle, Signatures,
+    Action, Caller, Engine, Error, Expected, PageRequest, Published, PutBundle, Signatures,
 };
 use coretex_store::layers::Fault;
 use coretex_store::{Batch, CommitId, Shard, Store};
@@ -45,7 +45,7 @@ pub(super) fn bundle(id: &str, content: &str) -> PutBundle {
 }
 
 pub(super) async fn put(engine: &Engine, id: &str, content: &str) {
-    let put = engine.put_bundle(&SYSTEM, bundle(id, content), Etag::Any, false);
+    let put = engine.put_bundle(&SYSTEM, bundle(id, content), Expected::Anything, false);
     put.await.unwrap();
 }
 
@@ -99,7 +99,7 @@ async fn only_the_system_writes_and_reads_the_policy() {
     let bench = bench().await;
     let engine = &bench.engine;
     let denied = Error::TenantNotAllowed;
-    let put = engine.put_bundle(&ADMIN, bundle("b", ALLOW), Etag::Any, false);
+    let put = engine.put_bundle(&ADMIN, bundle("b", ALLOW), Expected::Anything, false);
     assert_eq!(put.await.unwrap_err(), denied);
     let published = engine.publish_bundles(&ADMIN, &[], "", "", false);
     assert_eq!(published.await.unwrap_err(), denied);
@@ -110,7 +110,7 @@ async fn only_the_system_writes_and_reads_the_policy() {
     assert_eq!(listed.map(|_| ()).unwrap_err(), denied);
     let snapshot = engine.get_snapshot(&ADMIN, "", "").await;
     assert_eq!(snapshot.map(|_| ()).unwrap_err(), denied);
-    let deleted = engine.delete_bundle(&ADMIN, "b", Etag::Any).await;
+    let deleted = engine.delete_bundle(&ADMIN, "b", Expected::Anything).await;
     assert_eq!(deleted.unwrap_err(), denied);
 }
 
@@ -120,7 +120,7 @@ async fn what_is_wrong_with_a_bundle_is_told_with_its_place_and_nothing_is_store
     let content = "version: 1\nrules:\n  - id: a\n    decision: alow\n    matsch: {}\n";
     let put = bench
         .engine
-        .put_bundle(&SYSTEM, bundle("b", content), Etag::Any, false);
+        .put_bundle(&SYSTEM, bundle("b", content), Expected::Anything, false);
     let Err(Error::Invalid(violations)) = put.await else {
         panic!("taken");
     };
@@ -133,7 +133,7 @@ async fn what_is_wrong_with_a_bundle_is_told_with_its_place_and_nothing_is_store
     for (id, content) in [("base-b", ALLOW), ("b", &"#".repeat(1024 * 1024 + 1))] {
         let put = bench
             .engine
-            .put_bundle(&SYSTEM, bundle(id, content), Etag::Any, false);
+            .put_bundle(&SYSTEM, bundle(id, content), Expected::Anything, false);
         assert!(matches!(put.await, Err(Error::Invalid(_))));
     }
     let listed = bench.engine.list_bundles(&SYSTEM, page(10, "")).await;
@@ -148,14 +148,25 @@ async fn an_etag_tells_who_was_first() {
         let put = bundle("b", content);
         async move { engine.put_bundle(&SYSTEM, put, etag, false).await }
     };
-    let first = write(ALLOW, Etag::Absent).await.unwrap();
-    let again = write(DENY, Etag::Absent).await.unwrap_err();
-    let current = Some(first.version);
+    let first = write(ALLOW, Expected::Nothing).await.unwrap();
+    let again = write(DENY, Expected::Nothing).await.unwrap_err();
+    let current = Some(first.version.to_string());
     assert_eq!(again, Error::EtagMismatch { current });
-    let second = write(DENY, Etag::Is(first.version)).await.unwrap();
+    let second = write(DENY, Expected::Etag(first.version.to_string()))
+        .await
+        .unwrap();
     assert_ne!(second.version, first.version);
-    assert!(write(ALLOW, Etag::Is(first.version)).await.is_err());
-    let missing = engine.put_bundle(&SYSTEM, bundle("c", ALLOW), Etag::Is(7), false);
+    assert!(
+        write(ALLOW, Expected::Etag(first.version.to_string()))
+            .await
+            .is_err()
+    );
+    let missing = engine.put_bundle(
+        &SYSTEM,
+        bundle("c", ALLOW),
+        Expected::Etag("7".to_owned()),
+        false,
+    );
     assert_eq!(
         missing.await.unwrap_err(),
         Error::EtagMismatch { current: None }
@@ -166,7 +177,7 @@ async fn an_etag_tells_who_was_first() {
         let engine = engine.clone();
         let content = format!("{ALLOW}# {n}\n");
         tries.spawn(async move {
-            let etag = Etag::Is(second.version);
+            let etag = Expected::Etag(second.version.to_string());
             engine
                 .put_bundle(&SYSTEM, bundle("b", &content), etag, false)
                 .await
@@ -181,14 +192,14 @@ async fn a_bundle_in_force_is_deleted_only_after_it_was_published_disabled() {
     let bench = bench().await;
     let engine = &bench.engine;
     publish(engine, "b", ALLOW).await;
-    let kept = engine.delete_bundle(&SYSTEM, "b", Etag::Any).await;
+    let kept = engine.delete_bundle(&SYSTEM, "b", Expected::Anything).await;
     assert!(matches!(kept, Err(Error::BundleInForce { .. })));
     let off = PutBundle {
         enabled: false,
         ..bundle("b", ALLOW)
     };
     engine
-        .put_bundle(&SYSTEM, off, Etag::Any, false)
+        .put_bundle(&SYSTEM, off, Expected::Anything, false)
         .await
         .unwrap();
     assert_eq!(verdict(&bench, engine).await.state, JobState::Pending);
@@ -197,10 +208,13 @@ async fn a_bundle_in_force_is_deleted_only_after_it_was_published_disabled() {
         .await
         .unwrap();
     assert_eq!(verdict(&bench, engine).await.state, JobState::Denied);
-    engine.delete_bundle(&SYSTEM, "b", Etag::Any).await.unwrap();
+    engine
+        .delete_bundle(&SYSTEM, "b", Expected::Anything)
+        .await
+        .unwrap();
     for missing in [
         engine
-            .delete_bundle(&SYSTEM, "b", Etag::Any)
+            .delete_bundle(&SYSTEM, "b", Expected::Anything)
             .await
             .unwrap_err(),
         engine
