@@ -234,6 +234,18 @@ fn describe_engine(error: Error) -> Description {
         Error::TooManyPauses { limit } => {
             plain(Code::ResourceExhausted, Reason::TooManyPauses).with("limit", limit.to_string())
         }
+        Error::EtagMismatch { current } => {
+            let description = plain(Code::Aborted, Reason::EtagMismatch);
+            match current {
+                Some(etag) => description.with("etag", etag),
+                None => description,
+            }
+        }
+        Error::TooManyConfigs { documents, bytes } => {
+            plain(Code::ResourceExhausted, Reason::TooManyConfigs)
+                .with("limit", documents.to_string())
+                .with("limit_bytes", bytes.to_string())
+        }
         Error::TooManyStreams { limit } => plain(Code::ResourceExhausted, Reason::TooManyStreams)
             .with("limit", limit.to_string())
             .retry_after(Duration::from_secs(5)),
@@ -299,6 +311,11 @@ fn not_found(noun: Noun, id: &str) -> Description {
         Noun::Worker => (ErrorReason::WorkerNotFound, "worker_id", "worker"),
         Noun::ApiKey => (ErrorReason::ApiKeyNotFound, "key_id", "api key"),
         Noun::DlqEntry => (ErrorReason::DlqEntryNotFound, "entry_id", "dead letter"),
+        Noun::Config => (
+            ErrorReason::ConfigNotFound,
+            "config",
+            "document of configuration",
+        ),
     };
     let id = shorten(id, 320);
     Description::new(Code::NotFound, reason, format!("no such {what}: {id}")).with(key, id)

@@ -3,6 +3,7 @@
 
 pub(crate) mod access;
 pub(crate) mod bulk;
+pub(crate) mod config;
 pub(crate) mod diagnosis;
 pub(crate) mod dlq;
 pub(crate) mod history;

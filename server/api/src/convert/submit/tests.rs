@@ -155,7 +155,7 @@ fn accepted(submit: SubmitJob) -> coretex_core::job::Job {
         rerun_of: None,
         input: submit.input,
         unmapped: None,
-            keep: None,
+        keep: None,
     };
     let decision = JobDecision {
         time: now,
