@@ -3,6 +3,7 @@
 //! Every comment on a field or a verb is its help text.
 
 pub(crate) mod bulk;
+pub(crate) mod config;
 pub(crate) mod dlq;
 pub(crate) mod job;
 pub(crate) mod key;
@@ -133,6 +134,11 @@ pub(crate) enum Noun {
     Policy {
         #[command(subcommand)]
         verb: policy::Verb,
+    },
+    /// Read and write configuration, and see what is in force
+    Config {
+        #[command(subcommand)]
+        verb: config::Verb,
     },
     /// Make, list and revoke API keys
     Key {

@@ -1,6 +1,7 @@
 //! What each verb does: call the server through the library, print the answer.
 
 mod bulk;
+mod config;
 mod confirm;
 mod dlq;
 mod exec;
@@ -79,6 +80,7 @@ async fn dispatch(cx: &Cx<'_>, noun: &Noun) -> Result<Exit, Failure> {
         } => exec::run(cx, args).await,
         Noun::Worker { verb } => done(worker::run(cx, verb)).await,
         Noun::Pool { verb } => done(pool::run(cx, verb)).await,
+        Noun::Config { verb } => done(config::run(cx, verb)).await,
         Noun::Key { verb } => done(key::run(cx, verb)).await,
         Noun::Whoami => done(system::whoami(cx)).await,
         Noun::Status => done(system::status(cx)).await,

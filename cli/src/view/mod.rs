@@ -5,6 +5,7 @@
 //! sequence in a job's error must not move the reader's cursor.
 
 mod bulk;
+pub(crate) mod config;
 mod dlq;
 mod grid;
 pub(crate) mod job;

@@ -6,6 +6,7 @@
 )]
 
 mod batch;
+mod config;
 mod dlq;
 mod errors;
 mod exec;

@@ -1,12 +1,13 @@
 //! The client: what it is made of and what its calls have in common.
 //!
-//! One file per noun holds the calls: `jobs`, `dlq`, `workers`, `system`, `access`. How a call is made,
+//! One file per noun holds the calls: `jobs`, `dlq`, `configs`, `workers`, `system`, `access`. How a call is made,
 //! repeated and given up is in `call`; connections are in `transport`.
 
 mod access;
 mod builder;
 mod bulk;
 mod call;
+mod configs;
 mod dlq;
 mod items;
 mod jobs;

@@ -188,7 +188,8 @@ impl Context {
         self.attempt.constraints.as_ref()
     }
 
-    /// The configuration in force for the job, as a JSON object.
+    /// What workers may see of the configuration that was in force when the attempt was handed out, as
+    /// a JSON object; `None` when that is nothing.
     #[must_use]
     pub fn config(&self) -> Option<serde_json::Value> {
         let config = self.attempt.config.as_ref()?;

@@ -9,6 +9,7 @@
 mod access;
 mod bulk;
 mod call;
+mod configs;
 mod connection;
 mod convert;
 mod dlq;

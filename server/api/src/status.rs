@@ -249,6 +249,18 @@ fn describe_engine(error: Error) -> Description {
         Error::TooManyPauses { limit } => {
             plain(Code::ResourceExhausted, Reason::TooManyPauses).with("limit", limit.to_string())
         }
+        Error::EtagMismatch { current } => {
+            let description = plain(Code::Aborted, Reason::EtagMismatch);
+            match current {
+                Some(etag) => description.with("etag", etag),
+                None => description,
+            }
+        }
+        Error::TooManyConfigs { documents, bytes } => {
+            plain(Code::ResourceExhausted, Reason::TooManyConfigs)
+                .with("limit", documents.to_string())
+                .with("limit_bytes", bytes.to_string())
+        }
         Error::TooManyStreams { limit } => plain(Code::ResourceExhausted, Reason::TooManyStreams)
             .with("limit", limit.to_string())
             .retry_after(Duration::from_secs(5)),
@@ -316,6 +328,11 @@ fn not_found(noun: Noun, id: &str) -> Description {
         Noun::DlqEntry => (ErrorReason::DlqEntryNotFound, "entry_id", "dead letter"),
         Noun::Bundle => (ErrorReason::BundleNotFound, "bundle_id", "bundle"),
         Noun::Snapshot => (ErrorReason::SnapshotNotFound, "snapshot_id", "snapshot"),
+        Noun::Config => (
+            ErrorReason::ConfigNotFound,
+            "config",
+            "document of configuration",
+        ),
     };
     let id = shorten(id, 320);
     Description::new(Code::NotFound, reason, format!("no such {what}: {id}")).with(key, id)

@@ -42,6 +42,12 @@ const MAY_CALL: &[(&str, &[&str])] = &[
     ("AccessService/ListApiKeys", &["admin", "auditor"]),
     ("AccessService/RevokeApiKey", &["admin"]),
     ("AccessService/WhoAmI", &ROLES),
+    ("ConfigService/DeleteConfig", OPERATORS),
+    ("ConfigService/GetConfig", OVERSEERS),
+    ("ConfigService/GetEffectiveConfig", OVERSEERS),
+    ("ConfigService/ListConfigRevisions", OVERSEERS),
+    ("ConfigService/ListConfigs", OVERSEERS),
+    ("ConfigService/SetConfig", OPERATORS),
     ("DlqService/DeleteDlqEntry", OPERATORS),
     ("DlqService/GetDlqEntry", READERS),
     ("DlqService/ListDlqEntries", READERS),
@@ -67,10 +73,7 @@ const MAY_CALL: &[(&str, &[&str])] = &[
     ("JobService/SubmitJobs", SUBMITTERS),
     ("JobService/WaitJob", READERS),
     ("JobService/WatchJobs", READERS),
-    (
-        "SystemService/GetStatus",
-        &["admin", "operator", "approver", "viewer", "auditor"],
-    ),
+    ("SystemService/GetStatus", OVERSEERS),
     ("WorkerService/DrainWorker", &["admin", "operator"]),
     ("WorkerService/GetWorker", READERS),
     ("WorkerService/ListPauses", READERS),
@@ -81,6 +84,7 @@ const MAY_CALL: &[(&str, &[&str])] = &[
     ("WorkerService/ResumePool", OPERATORS),
 ];
 const OPERATORS: &[&str] = &["admin", "operator"];
+const OVERSEERS: &[&str] = &["admin", "operator", "approver", "viewer", "auditor"];
 const SUBMITTERS: &[&str] = &["admin", "operator", "submitter"];
 const READERS: &[&str] = &[
     "admin",

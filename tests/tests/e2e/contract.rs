@@ -71,8 +71,14 @@ const BAD: &[(&str, Bad)] = &[
     ("CapAttributes.step_index", Bad::Number(-1.0)),
     ("CapContextHints.max_input_tokens", Bad::Number(-1.0)),
     ("CapContextHints.tags", Bad::Text("")),
+    ("*.etag", Bad::Text("\n")),
+    ("*.scope_id", Bad::Text("a b")),
+    ("*.step_id", Bad::Text("a b")),
+    ("*.workflow_id", Bad::Text("a b")),
     ("CreateApiKeyRequest.display_name", Bad::Text("\n")),
     ("CreateApiKeyRequest.roles", Bad::Text("emperor")),
+    ("Fence.resource", Bad::NotBuilt("r")),
+    ("Fence.token", Bad::NotBuilt("7")),
     ("JobConcurrency.key", Bad::Text("\n")),
     ("JobConcurrency.limit", Bad::Number(-1.0)),
     ("JobEdits.remove_labels", Bad::Text("")),
@@ -109,6 +115,7 @@ const NEVER_WRONG: &[(&str, &str)] = &[
     ("CancelJobRequest.force", "both values of a flag are good"),
     ("CancelJobsRequest.force", "both values of a flag are good"),
     ("*.all", "both values of a flag are good"),
+    ("*.validate_only", "both values of a flag are good"),
     ("*.dry_run", "both values of a flag are good"),
     ("*.all_tenants", "both values of a flag are good"),
     ("DrainWorkerRequest.undo", "both values of a flag are good"),
@@ -196,6 +203,11 @@ fn build(fields: &[FieldDescriptor], bad: Value, complete: bool) -> DynamicMessa
             message.set_field(&required, Value::String(good.to_owned()));
         }
     }
+    // A document has a scope.
+    let scope = message.descriptor().get_field_by_name("scope");
+    if let Some(scope) = scope.filter(|_| complete) {
+        message.set_field(&scope, Value::EnumNumber(2));
+    }
     // An operation on many says that it means all of them, or what to select.
     let all = message.descriptor().get_field_by_name("all");
     if let Some(all) = all.filter(|_| complete) {
@@ -243,6 +255,13 @@ fn by_kind(field: &FieldDescriptor) -> Option<Value> {
                 "google.protobuf.Value" => {
                     message.set_field_by_name("number_value", Value::F64(f64::NAN));
                 }
+                "google.protobuf.Struct" => {
+                    let fields = inner.get_field_by_name("fields")?;
+                    let entry = fields.kind().as_message()?.get_field_by_name("value")?;
+                    let bad = by_kind(&entry)?;
+                    let entry = (MapKey::String("x".to_owned()), bad);
+                    message.set_field(&fields, Value::Map([entry].into()));
+                }
                 _ => return None,
             }
             Some(Value::Message(message))
@@ -255,6 +274,7 @@ fn by_kind(field: &FieldDescriptor) -> Option<Value> {
 
 fn value(field: &FieldDescriptor, bad: Bad) -> Value {
     match bad {
+        Bad::NotBuilt(number) if field.kind() == Kind::Int64 => Value::I64(number.parse().unwrap()),
         Bad::Text(text) | Bad::NotBuilt(text) => Value::String(text.to_owned()),
         Bad::Long(length) => Value::String("x".repeat(length)),
         Bad::Number(number) => match field.kind() {

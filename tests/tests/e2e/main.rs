@@ -15,6 +15,7 @@ mod support;
 
 mod access;
 mod backends;
+mod configs;
 mod connections;
 mod contract;
 mod dlq;

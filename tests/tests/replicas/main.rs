@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::large_futures, reason = "tests")]
 
 mod commands;
+mod configs;
 mod faults;
 mod restarts;
 mod sharing;

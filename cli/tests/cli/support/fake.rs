@@ -4,6 +4,7 @@ use std::future::Future;
 use std::pin::Pin;
 
 use coretex::proto::access_service_server::AccessService;
+use coretex::proto::config_service_server::ConfigService;
 use coretex::proto::dlq_service_server::DlqService;
 use coretex::proto::job_service_server::JobService;
 use coretex::proto::system_service_server::SystemService;
@@ -111,6 +112,12 @@ fake! {
     pause_pool: PausePoolRequest => PausePoolResponse;
     resume_pool: ResumePoolRequest => ResumePoolResponse;
     list_pauses: ListPausesRequest => ListPausesResponse;
+    set_config: SetConfigRequest => SetConfigResponse;
+    get_config: GetConfigRequest => GetConfigResponse;
+    list_configs: ListConfigsRequest => ListConfigsResponse;
+    delete_config: DeleteConfigRequest => DeleteConfigResponse;
+    list_config_revisions: ListConfigRevisionsRequest => ListConfigRevisionsResponse;
+    get_effective_config: GetEffectiveConfigRequest => GetEffectiveConfigResponse;
     create_api_key: CreateApiKeyRequest => CreateApiKeyResponse;
     list_api_keys: ListApiKeysRequest => ListApiKeysResponse;
     revoke_api_key: RevokeApiKeyRequest => RevokeApiKeyResponse;
@@ -251,6 +258,18 @@ impl DlqService for Fake {
         get_dlq_entry(GetDlqEntryRequest) -> GetDlqEntryResponse;
         retry_dlq_entry(RetryDlqEntryRequest) -> RetryDlqEntryResponse;
         delete_dlq_entry(DeleteDlqEntryRequest) -> DeleteDlqEntryResponse;
+    }
+}
+
+#[tonic::async_trait]
+impl ConfigService for Fake {
+    hooked! {
+        set_config(SetConfigRequest) -> SetConfigResponse;
+        get_config(GetConfigRequest) -> GetConfigResponse;
+        list_configs(ListConfigsRequest) -> ListConfigsResponse;
+        delete_config(DeleteConfigRequest) -> DeleteConfigResponse;
+        list_config_revisions(ListConfigRevisionsRequest) -> ListConfigRevisionsResponse;
+        get_effective_config(GetEffectiveConfigRequest) -> GetEffectiveConfigResponse;
     }
 }
 

@@ -4,6 +4,7 @@
 pub(crate) mod access;
 pub(crate) mod bulk;
 pub(crate) mod bundle;
+pub(crate) mod config;
 pub(crate) mod diagnosis;
 pub(crate) mod dlq;
 pub(crate) mod explanation;

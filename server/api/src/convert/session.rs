@@ -359,8 +359,13 @@ pub(crate) fn write(message: ToWorker) -> v1::OpenSessionResponse {
             attempt,
             valid_for,
             time_limit,
+            config,
             weight: _,
-        } => Response::Assignment(Box::new(assignment(&job, &attempt, valid_for, time_limit))),
+        } => {
+            let mut assignment = assignment(&job, &attempt, valid_for, time_limit);
+            assignment.config = super::config::visible(&config);
+            Response::Assignment(Box::new(assignment))
+        }
         ToWorker::StartConfirmed(attempt) => {
             let (tenant_id, job_id, attempt, lease_id) = parts(&attempt);
             Response::StartConfirmed(v1::ServerStartConfirmed {

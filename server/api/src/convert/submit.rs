@@ -32,6 +32,7 @@ pub(crate) fn read(
         timeout: request.timeout.is_none(),
         schedule_to_start_timeout: request.schedule_to_start_timeout.is_none(),
         retry: request.retry.is_none(),
+        priority: request.priority == 0,
     };
     let clock = SHORTEST..=MAX_TIMEOUT;
     let spec = JobSpec {

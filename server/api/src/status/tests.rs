@@ -10,7 +10,7 @@ use super::*;
 use crate::methods::code_name;
 
 /// Reasons that nothing gives yet: what they are about is not built.
-const RESERVED: [ErrorReason; 2] = [ErrorReason::EtagMismatch, ErrorReason::ServerNotReady];
+const RESERVED: [ErrorReason; 1] = [ErrorReason::ServerNotReady];
 
 const SECRET: &str = "postgres://user:hunter2@10.0.0.1";
 
@@ -32,6 +32,18 @@ fn problems() -> Vec<Problem> {
             id: id(),
         },
         Error::no_dlq_entry("j-1"),
+        Error::NotFound {
+            noun: Noun::Config,
+            id: id(),
+        },
+        Error::EtagMismatch {
+            current: Some(id()),
+        },
+        Error::EtagMismatch { current: None },
+        Error::TooManyConfigs {
+            documents: 7,
+            bytes: 8,
+        },
         Error::AlreadyExists { id: id() },
         Error::IdempotencyKeyReused {
             job_id: Some(JobId::from_trusted("j-1")),
@@ -192,6 +204,14 @@ fn what_a_program_needs_to_go_on_is_in_the_metadata() {
         (reused(Some("j-1")), "job_id", Some("j-1")),
         (reused(None), "job_id", None),
         (Error::TooManyStreams { limit: 7 }, "limit", Some("7")),
+        (
+            Error::EtagMismatch {
+                current: Some("8".to_owned()),
+            },
+            "etag",
+            Some("8"),
+        ),
+        (Error::EtagMismatch { current: None }, "etag", None),
         (Error::TooManyWaitingJobs { limit: 8 }, "limit", Some("8")),
         (full.clone(), "holders", Some("j-1,j-2")),
         (full, "key", Some("k")),

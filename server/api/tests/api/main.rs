@@ -3,6 +3,7 @@
 
 mod access;
 mod authorization;
+mod configs;
 mod dlq;
 mod jobs;
 mod layers;

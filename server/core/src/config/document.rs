@@ -24,7 +24,7 @@ pub const MAX_KEY: usize = 255;
 /// Checks a document and gives it in its one form: keys sorted, whole numbers whole.
 ///
 /// # Errors
-/// Everything that is wrong, in the order of the document.
+/// Everything that is wrong, in the order of the pointers.
 pub fn check(data: &Json, ceilings: &Ceilings) -> Result<Json, Vec<Problem>> {
     let data = normal(data);
     if !data.is_object() {
@@ -42,10 +42,10 @@ pub fn check(data: &Json, ceilings: &Ceilings) -> Result<Json, Vec<Problem>> {
         problems.extend(wrong);
     }
     if problems.is_empty() {
-        Ok(data)
-    } else {
-        Err(problems)
+        return Ok(data);
     }
+    problems.sort_by(|left, right| left.pointer.cmp(&right.pointer));
+    Err(problems)
 }
 
 /// Reads a document without nulls, or the result of merging several.

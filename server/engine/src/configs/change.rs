@@ -44,7 +44,8 @@ impl From<coretex_store::StoreError> for Lost {
 }
 
 impl Engine {
-    /// Writes a document. This replica goes by it when it answers, the others within a second.
+    /// Writes a document. This replica goes by it when it answers, the others within a second. Whoever
+    /// repeats the call while nobody else has written gets the same answer.
     ///
     /// # Errors
     /// `Invalid` with every problem of the document, `EtagMismatch`, `TenantNotAllowed` for the
@@ -113,7 +114,18 @@ impl Engine {
             if data.is_empty() && current.is_none() {
                 return Err(Error::no_config(name.to_string()));
             }
-            expected.check(current.map(Found::etag).as_deref())?;
+            if let Err(mismatch) = expected.check(current.map(Found::etag).as_deref()) {
+                return match current {
+                    Some(found)
+                        if self
+                            .is_repeated(caller, name, found, &data, expected)
+                            .await? =>
+                    {
+                        Ok(found.clone())
+                    }
+                    Some(_) | None => Err(mismatch),
+                };
+            }
             match self
                 .try_change_config(caller, name, &before, &data, validate_only)
                 .await
@@ -129,6 +141,36 @@ impl Engine {
             }
         }
         Err(Error::Contention)
+    }
+
+    /// Whether a document is what this very request has made of what the caller expected: the answer
+    /// to the first try was lost.
+    async fn is_repeated(
+        &self,
+        caller: &Caller,
+        name: &ConfigName,
+        found: &Found,
+        data: &str,
+        expected: &Expected,
+    ) -> Result<bool> {
+        let Found { record: now, .. } = found;
+        if now.data != data || now.principal_id != caller.principal_id {
+            return Ok(false);
+        }
+        let Expected::Etag(etag) = expected else {
+            // It was made out of nothing, or of something that was deleted.
+            let deleted = now.past.last().is_some_and(|bytes| *bytes == 0);
+            return Ok(now.revision == 1 || deleted);
+        };
+        let owner = record::owner(&caller.tenant, name);
+        let before = now.revision.saturating_sub(1);
+        let key = keyspace::config_revision(owner, name, before);
+        let read = self.store().get(Shard::Sys, &[key]).await?;
+        let Some(record) = read.value.into_iter().next().flatten() else {
+            return Ok(false);
+        };
+        let (_, past) = codec::decode::<PastRecord>(&record.value)?;
+        Ok(past.etag == *etag)
     }
 
     async fn read_config(&self, caller: &Caller, name: &ConfigName) -> Result<Before> {

@@ -89,6 +89,15 @@ async fn an_etag_says_what_must_be_there() {
     assert_eq!(second.update_time.since(first.update_time), secs(5));
     let current = mismatch(set(&bench, &ADMIN, &name, says(3), &first.etag).await);
     assert_eq!(current.as_deref(), Some(&*second.etag));
+    // The same call again gets the same answer, the same words of somebody else do not.
+    let again = set(&bench, &ADMIN, &name, says(2), &first.etag)
+        .await
+        .unwrap();
+    assert_eq!(again, second);
+    let other = caller("acme", "key:other", &[Role::Admin]);
+    mismatch(set(&bench, &other, &name, says(2), &first.etag).await);
+    mismatch(set(&bench, &ADMIN, &name, says(2), "").await);
+    mismatch(set(&bench, &ADMIN, &name, says(2), "7").await);
     let third = set(&bench, &ADMIN, &name, says(3), "*").await.unwrap();
     let read = bench.engine.get_config(&ADMIN, &name).await.unwrap();
     assert_eq!(read, third);
@@ -127,6 +136,10 @@ async fn an_etag_says_what_must_be_there() {
     // A new document under an old name goes on counting.
     let again = set(&bench, &ADMIN, &name, says(5), "").await.unwrap();
     assert_eq!(again.revision, 5);
+    assert_eq!(
+        set(&bench, &ADMIN, &name, says(5), "").await,
+        Ok(again.clone())
+    );
     assert!(again.create_time > first.create_time);
     bench.audit().await;
 }
