@@ -4,6 +4,7 @@
 
 mod bundles;
 mod decisions;
+mod diffs;
 mod explanations;
 mod properties;
 mod secrets;
