@@ -5,6 +5,7 @@
 mod bundles;
 mod decisions;
 mod diffs;
+mod docs;
 mod explanations;
 mod properties;
 mod secrets;
