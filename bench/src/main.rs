@@ -8,6 +8,7 @@ mod claims;
 mod fairness;
 mod fleet;
 mod load;
+mod policy;
 mod process;
 mod raw;
 mod replicas;

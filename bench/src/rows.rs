@@ -139,6 +139,12 @@ impl Bench {
         self.rows.push(row);
     }
 
+    /// Adds a row that has nothing to do with a store.
+    pub(crate) fn push_row(&mut self, row: Row) {
+        report::say(&format!("{}: {} done", row.letter, row.title));
+        self.rows.push(row);
+    }
+
     pub(crate) fn start(&self, keeping: Keeping) -> Result<Server> {
         Server::start(&self.coretexd, &self.directory, keeping, None)
     }
@@ -168,6 +174,9 @@ impl Bench {
         }
         self.shared().await?;
         self.scheduler().await?;
+        if self.wants("r") {
+            self.policy()?;
+        }
         Ok(())
     }
 

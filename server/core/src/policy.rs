@@ -6,6 +6,7 @@
 pub mod bundle;
 pub mod cases;
 mod constraints;
+pub mod diff;
 pub mod evaluate;
 pub mod explain;
 pub mod glob;

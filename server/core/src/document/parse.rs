@@ -85,14 +85,13 @@ impl<'t> Builder<'t> {
         }
     }
 
-    fn problem(&mut self, (line, column): (usize, usize), message: impl Into<String>) {
+    fn problem(&mut self, at: (usize, usize), message: impl Into<String>) {
+        // What is missing at the end is said to be missing after the last character.
+        let last = self.lines.last().map_or(0, |line| line.chars().count());
+        let end = (self.lines.len().max(1), last + 1);
         if self.problems.len() < MAX_PROBLEMS {
-            self.problems.push(Problem {
-                line,
-                column,
-                path: self.path(),
-                message: message.into(),
-            });
+            let problem = Problem::new(at.min(end), self.path(), &message.into());
+            self.problems.push(problem);
         }
     }
 

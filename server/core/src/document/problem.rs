@@ -2,6 +2,11 @@
 
 use std::fmt;
 
+/// The longest message, in characters. Messages quote what strangers wrote.
+const MAX_MESSAGE: usize = 500;
+/// As much of a key as a path shows, in characters.
+const MAX_KEY: usize = 128;
+
 /// One step from a value to a part of it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 enum Step {
@@ -17,7 +22,7 @@ impl Path {
     /// The way to the value of a key.
     #[must_use]
     pub fn key(&self, key: &str) -> Self {
-        self.with(Step::Key(key.to_owned()))
+        self.with(Step::Key(shortened(key, MAX_KEY)))
     }
 
     /// The way to an item of a list, from 0.
@@ -82,6 +87,25 @@ pub struct Problem {
     pub path: Path,
     /// What is wrong, for the author.
     pub message: String,
+}
+
+impl Problem {
+    pub(super) fn new((line, column): (usize, usize), path: Path, message: &str) -> Self {
+        Self {
+            line,
+            column,
+            path,
+            message: shortened(message, MAX_MESSAGE),
+        }
+    }
+}
+
+/// A text of a stranger, as much of it as a message needs.
+pub(super) fn shortened(text: &str, most: usize) -> String {
+    match text.char_indices().nth(most) {
+        None => text.to_owned(),
+        Some((end, _)) => format!("{}…", text.get(..end).unwrap_or_default()),
+    }
 }
 
 impl fmt::Display for Problem {

@@ -6,11 +6,13 @@ use std::fmt::Display;
 use std::time::Duration;
 
 use super::node::{Entry, Kind, Node};
-use super::problem::{Path, Problem};
-use crate::expression::{CompileErrors, Expression, Scope};
+use super::problem::{Path, Problem, shortened};
+use crate::expression::{CompileErrors, Expression, Position, Scope};
 
 /// The most problems that are told of one document.
 pub const MAX_PROBLEMS: usize = 100;
+/// As much of a text as a message quotes, in characters.
+const QUOTED: usize = 60;
 
 /// Collects the problems of a document while it is read.
 #[derive(Debug, Default)]
@@ -59,18 +61,13 @@ impl Reader {
         self.problems.borrow().is_empty()
     }
 
-    fn add(&self, (line, column): (usize, usize), path: Path, message: String) {
+    fn add(&self, place: (usize, usize), path: Path, message: &str) {
         let mut problems = self.problems.borrow_mut();
         if problems.len() == MAX_PROBLEMS {
             self.dropped.set(self.dropped.get() + 1);
             return;
         }
-        problems.push(Problem {
-            line,
-            column,
-            path,
-            message,
-        });
+        problems.push(Problem::new(place, path, message));
     }
 }
 
@@ -128,7 +125,7 @@ impl<'a> Field<'a> {
     /// Adds a problem about this value.
     pub fn problem(&self, message: impl Display) {
         self.reader
-            .add(self.position(), self.path.clone(), message.to_string());
+            .add(self.position(), self.path.clone(), &message.to_string());
     }
 
     /// Adds a problem about the value of a key, or about this value where the key is missing.
@@ -271,7 +268,7 @@ impl<'a> Field<'a> {
         self.problem(format_args!(
             "must be one of {}, is `{}`{hint}",
             names.join(", "),
-            shortened(text)
+            shortened(text, QUOTED)
         ));
         None
     }
@@ -341,7 +338,7 @@ impl<'a> Field<'a> {
         let Ok(value) = humantime::parse_duration(text) else {
             self.problem(format_args!(
                 "must be a duration such as `90s`, `5m` or `1h30m`, is `{}`",
-                shortened(text)
+                shortened(text, QUOTED)
             ));
             return None;
         };
@@ -387,10 +384,15 @@ impl<'a> Field<'a> {
 
     /// Adds the errors of an expression, each where it is in this text.
     pub fn compile_errors(&self, errors: &CompileErrors) {
+        let text = match &self.node.kind {
+            Kind::Text(text, _) => text.as_str(),
+            _ => "",
+        };
+        // A block ends with a line end, behind which there may be nothing to point at.
+        let end = Position::of(text, text.trim_end().len());
         for error in errors.errors() {
-            let (line, column) = (error.position.line, error.position.column);
-            let message = error.message.clone();
-            self.problem_inside(line, column, message);
+            let position = error.position.min(end);
+            self.problem_inside(position.line, position.column, &error.message);
         }
     }
 
@@ -398,7 +400,7 @@ impl<'a> Field<'a> {
     pub fn problem_inside(&self, line: usize, column: usize, message: impl Display) {
         let place = self.node.inside(line, column);
         self.reader
-            .add(place, self.path.clone(), message.to_string());
+            .add(place, self.path.clone(), &message.to_string());
     }
 }
 
@@ -444,10 +446,10 @@ impl<'a> Object<'a> {
                 || format!("known are {}", self.known.join(", ")),
                 |near| format!("did you mean `{near}`?"),
             );
-            let path = self.field.path.key(&shortened(key));
-            let message = format!("unknown key `{}`; {hint}", shortened(key));
+            let path = self.field.path.key(key);
+            let message = format!("unknown key `{}`; {hint}", shortened(key, QUOTED));
             let place = (entry.line, entry.column);
-            self.field.reader.add(place, path, message);
+            self.field.reader.add(place, path, &message);
         }
     }
 }
@@ -466,14 +468,4 @@ fn nearest<'n>(name: &str, known: &[&'n str]) -> Option<&'n str> {
     });
     let best = scored.max_by(|left, right| left.0.total_cmp(&right.0))?;
     (best.0 > 0.8).then_some(best.1)
-}
-
-/// A text of a stranger, as much of it as a message needs.
-fn shortened(text: &str) -> String {
-    const MOST: usize = 60;
-    if text.chars().count() <= MOST {
-        return text.to_owned();
-    }
-    let start: String = text.chars().take(MOST).collect();
-    format!("{start}…")
 }

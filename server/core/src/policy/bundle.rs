@@ -91,11 +91,30 @@ impl Bundle {
         self.tenants.get(tenant).or(self.default_tenant.as_ref())
     }
 
+    /// Rules in the order in which they are tried: by priority, then as they stand in the file.
+    #[must_use]
+    pub fn in_order(&self) -> Vec<&Rule> {
+        let places = self.order().into_iter();
+        places
+            .filter_map(|place| self.rules.get(place as usize))
+            .collect()
+    }
+
+    /// The places of rules in the file, in the order in which they are tried.
+    pub(super) fn order(&self) -> Vec<u32> {
+        let mut order: Vec<u32> = (0_u32..).take(self.rules.len()).collect();
+        // Stable: rules of one priority stay in file order.
+        order.sort_by_key(|place| {
+            let rule = self.rules.get(*place as usize);
+            std::cmp::Reverse(rule.map(|rule| rule.priority))
+        });
+        order
+    }
+
     /// Rules that are never reached, because one before them matches every job.
     #[must_use]
     pub fn unreachable(&self) -> Vec<&Rule> {
-        let mut rules: Vec<&Rule> = self.rules.iter().collect();
-        rules.sort_by_key(|rule| std::cmp::Reverse(rule.priority));
+        let mut rules = self.in_order();
         let all = rules
             .iter()
             .position(|rule| rule.when.is_none() && rule.matches.asked().next().is_none());

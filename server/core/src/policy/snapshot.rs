@@ -87,16 +87,8 @@ impl Snapshot {
 
 impl Compiled {
     fn new(name: String, bundle: Arc<Bundle>) -> Self {
-        let mut order: Vec<u32> = (0_u32..).take(bundle.rules.len()).collect();
-        // Stable: rules of one priority stay in file order.
-        order.sort_by_key(|place| {
-            let rule = bundle.rules.get(*place as usize);
-            std::cmp::Reverse(rule.map(|rule| rule.priority))
-        });
-        let rules = order
-            .iter()
-            .filter_map(|place| bundle.rules.get(*place as usize));
-        let index = Index::new(rules);
+        let order = bundle.order();
+        let index = Index::new(bundle.in_order().into_iter());
         Self {
             name,
             order,

@@ -4,6 +4,8 @@
 
 mod bundles;
 mod decisions;
+mod diffs;
+mod docs;
 mod explanations;
 mod properties;
 mod secrets;
