@@ -202,9 +202,6 @@ fn describe_engine(error: Error) -> Description {
         Error::RoleNotAllowed { role } => {
             plain(Code::PermissionDenied, Reason::RoleNotAllowed).with("role", role)
         }
-        Error::EtagMismatch { current } => {
-            plain(Code::Aborted, Reason::EtagMismatch).with("etag", current.unwrap_or_default())
-        }
         Error::BundleInForce { bundle_id } => {
             plain(Code::FailedPrecondition, Reason::BundleInForce).with("bundle_id", bundle_id)
         }
