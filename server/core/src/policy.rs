@@ -1,7 +1,15 @@
-//! Policy: decisions as jobs keep them; how they are made is in the modules below.
+//! The safety kernel's pure half: decisions as jobs keep them, and how they are made.
+//!
+//! Which bundles are in force, what counters stand at and what a rate has left is kept elsewhere and
+//! comes in as arguments.
 
+mod constraints;
 pub mod evaluate;
+pub mod glob;
+pub mod safety;
+pub mod terms;
 
+pub use self::constraints::NOTHING;
 use std::collections::BTreeMap;
 use std::time::Duration;
 

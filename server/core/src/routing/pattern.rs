@@ -73,6 +73,37 @@ impl TopicPattern {
         }
         tokens.next().is_none()
     }
+
+    /// Whether it matches every topic that `other` matches.
+    #[must_use]
+    pub fn covers(&self, other: &Self) -> bool {
+        self.and(other).as_ref() == Some(other)
+    }
+
+    /// The pattern that matches what both match; `None` when nothing is.
+    #[must_use]
+    pub fn and(&self, other: &Self) -> Option<Self> {
+        let (mut left, mut right) = (self.0.split('.'), other.0.split('.'));
+        let mut tokens = Vec::new();
+        loop {
+            match (left.next(), right.next()) {
+                (None, None) => return Some(Self(tokens.join(".").into())),
+                (Some(">"), Some(token)) => {
+                    tokens.push(token);
+                    tokens.extend(right);
+                    return Some(Self(tokens.join(".").into()));
+                }
+                (Some(token), Some(">")) => {
+                    tokens.push(token);
+                    tokens.extend(left);
+                    return Some(Self(tokens.join(".").into()));
+                }
+                (Some("*"), Some(token)) | (Some(token), Some("*")) => tokens.push(token),
+                (Some(token), Some(same)) if token == same => tokens.push(token),
+                _ => return None,
+            }
+        }
+    }
 }
 
 impl fmt::Display for TopicPattern {
