@@ -134,7 +134,7 @@ pub fn grants(role: Role, permission: &str) -> bool {
     }
     let read = matches!(
         permission,
-        "jobs.read" | "dlq.read" | "workers.read" | "pools.read" | "system.read"
+        "jobs.read" | "approvals.read" | "dlq.read" | "workers.read" | "pools.read" | "system.read"
     );
     match role {
         Role::Admin => true,
@@ -144,6 +144,7 @@ pub fn grants(role: Role, permission: &str) -> bool {
                 "jobs.output"
                     | "jobs.submit"
                     | "jobs.cancel"
+                    | "approvals.resolve"
                     | "dlq.retry"
                     | "dlq.delete"
                     | "workers.drain"
@@ -151,7 +152,7 @@ pub fn grants(role: Role, permission: &str) -> bool {
             )
         }
         // Streamed output is for whoever sees payloads.
-        Role::Approver => read || permission == "jobs.output",
+        Role::Approver => read || matches!(permission, "jobs.output" | "approvals.resolve"),
         Role::Viewer => read,
         Role::Submitter => {
             matches!(
@@ -160,6 +161,7 @@ pub fn grants(role: Role, permission: &str) -> bool {
                     | "jobs.output"
                     | "jobs.submit"
                     | "jobs.cancel"
+                    | "approvals.read"
                     | "dlq.read"
                     | "workers.read"
                     | "pools.read"

@@ -401,6 +401,10 @@ fn stops(error: &Error) -> bool {
         | Error::TeamNotAllowed { .. }
         | Error::RoleNotAllowed { .. }
         | Error::JobNotEnded
+        | Error::ApprovalHashMismatch
+        | Error::ApprovalResolved { .. }
+        | Error::ApprovalOwnRequest
+        | Error::ApprovalRoleMissing { .. }
         | Error::ConcurrencyLimitReached { .. }
         | Error::PoolNotAllowed { .. }
         | Error::TopicNotAllowed { .. }

@@ -9,6 +9,7 @@ use coretex_core::job::{Job, JobSpec};
 use coretex_core::payload::Payload;
 pub use coretex_core::policy::evaluate::Undecided;
 use coretex_core::policy::evaluate::{CounterRef, History, RateTaken};
+use coretex_core::policy::terms::ApprovalTerms;
 use coretex_core::policy::{Decision, JobDecision};
 use coretex_core::time::Timestamp;
 
@@ -37,6 +38,8 @@ pub struct Judgement {
     pub rates: Vec<RateTaken>,
     /// What is counted when the job is accepted.
     pub counts: Vec<CounterRef>,
+    /// For `RequireApproval`: who has to approve, and by when; `None` = one approval by whoever may.
+    pub terms: Option<ApprovalTerms>,
 }
 
 impl From<JobDecision> for Judgement {
@@ -45,6 +48,7 @@ impl From<JobDecision> for Judgement {
             decision,
             rates: Vec::new(),
             counts: Vec::new(),
+            terms: None,
         }
     }
 }

@@ -36,7 +36,7 @@ impl DeadLetter {
     pub fn of_end(state: JobState, error: Option<&JobError>, now: Timestamp) -> Option<Self> {
         let platform = |code: &str| (code.to_owned(), ErrorSource::Platform);
         let (code, source) = match state {
-            JobState::Denied => match error.filter(|error| is_of_approval(error)) {
+            JobState::Denied => match error.filter(|error| error.is_of_approval()) {
                 Some(error) => platform(&error.code),
                 None => platform(SAFETY_DENIED),
             },
@@ -75,7 +75,7 @@ impl Job {
     #[must_use]
     pub fn dead_letter_message(&self) -> &str {
         match (&self.error, &self.decision) {
-            (Some(error), _) if self.state == JobState::Denied && is_of_approval(error) => {
+            (Some(error), _) if self.state == JobState::Denied && error.is_of_approval() => {
                 &error.message
             }
             (_, Some(decision)) if self.state == JobState::Denied => &decision.reason,
@@ -85,8 +85,11 @@ impl Job {
     }
 }
 
-/// Whether humans have ended the job, and not its own attempts before.
-fn is_of_approval(error: &JobError) -> bool {
-    error.source == ErrorSource::Platform
-        && [APPROVAL_REJECTED, APPROVAL_EXPIRED].contains(&error.code.as_str())
+impl JobError {
+    /// Whether humans have ended the job, and not one of its attempts.
+    #[must_use]
+    pub fn is_of_approval(&self) -> bool {
+        self.source == ErrorSource::Platform
+            && [APPROVAL_REJECTED, APPROVAL_EXPIRED].contains(&self.code.as_str())
+    }
 }
