@@ -114,6 +114,10 @@ text_id!(
     JobId
 );
 text_id!(
+    /// A request for a human's consent. Made by the server; ids sort by creation.
+    ApprovalId
+);
+text_id!(
     /// A worker process by its own name. A name is never trusted to mean the same process.
     WorkerId
 );

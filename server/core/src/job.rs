@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::approval::Approval;
 use crate::id::{JobId, LeaseId, PoolName, ReplicaId, SessionId, TenantId, WorkerId};
 use crate::payload::Payload;
 use crate::policy::JobDecision;
@@ -296,6 +297,10 @@ pub struct Job {
     /// The decision in force.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub decision: Option<JobDecision>,
+    /// The approvals that were asked for, oldest first. It waits for the last, if that is pending;
+    /// those that were given are its grants.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub approvals: Vec<Approval>,
 
     /// The last events.
     pub events: Ring<JobEvent>,

@@ -4,6 +4,7 @@
 //! and ids as arguments and return new state and effects. Nothing in this crate does I/O, reads a
 //! clock or draws a random number.
 
+pub mod approval;
 pub mod config;
 pub mod document;
 pub mod expression;

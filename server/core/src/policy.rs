@@ -130,6 +130,10 @@ pub struct JobDecision {
     /// The approval that it waits for or was granted by; empty = none.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub approval_id: String,
+    /// For `RequireApproval`: what the approval has to be like. It moves on to the approval, and so
+    /// is never stored here.
+    #[serde(skip)]
+    pub terms: Option<terms::ApprovalTerms>,
     /// Changes that would be allowed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub remediations: Vec<Remediation>,
@@ -158,6 +162,7 @@ impl JobDecision {
             config_hash: String::new(),
             constraints: None,
             approval_id: String::new(),
+            terms: None,
             remediations: Vec::new(),
             retry_at: None,
             bucket: String::new(),

@@ -135,6 +135,7 @@ pub fn grants(role: Role, permission: &str) -> bool {
     let read = matches!(
         permission,
         "jobs.read"
+            | "approvals.read"
             | "dlq.read"
             | "workers.read"
             | "pools.read"
@@ -151,6 +152,7 @@ pub fn grants(role: Role, permission: &str) -> bool {
                 "jobs.output"
                     | "jobs.submit"
                     | "jobs.cancel"
+                    | "approvals.resolve"
                     | "dlq.retry"
                     | "dlq.delete"
                     | "workers.drain"
@@ -159,7 +161,7 @@ pub fn grants(role: Role, permission: &str) -> bool {
             )
         }
         // Streamed output is for whoever sees payloads.
-        Role::Approver => read || permission == "jobs.output",
+        Role::Approver => read || matches!(permission, "jobs.output" | "approvals.resolve"),
         Role::Viewer => read,
         Role::Submitter => {
             matches!(
@@ -168,6 +170,7 @@ pub fn grants(role: Role, permission: &str) -> bool {
                     | "jobs.output"
                     | "jobs.submit"
                     | "jobs.cancel"
+                    | "approvals.read"
                     | "dlq.read"
                     | "workers.read"
                     | "pools.read"

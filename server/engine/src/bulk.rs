@@ -407,6 +407,10 @@ fn stops(error: &Error) -> bool {
         | Error::BundleInForce { .. }
         | Error::SignatureInvalid { .. }
         | Error::TooManyBundles { .. }
+        | Error::ApprovalHashMismatch
+        | Error::ApprovalResolved { .. }
+        | Error::ApprovalOwnRequest
+        | Error::ApprovalRoleMissing { .. }
         | Error::ConcurrencyLimitReached { .. }
         | Error::PoolNotAllowed { .. }
         | Error::TopicNotAllowed { .. }

@@ -17,6 +17,8 @@ use coretex_store::{Batch, CommitError, CommitId, Key, Precondition, Shard, Writ
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
+use crate::approvals::ApprovalEvent;
+use crate::approvals::changes::changes;
 use crate::engine::Engine;
 use crate::{Error, Result, keyspace};
 
@@ -55,6 +57,9 @@ pub(crate) struct LogEntry {
     /// The decision, when the change made one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) decision: Option<coretex_core::policy::JobDecision>,
+    /// What became of its approvals.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) approvals: Vec<ApprovalEvent>,
 }
 
 /// What a commit has beside the job itself.
@@ -64,6 +69,8 @@ pub(crate) struct Extras {
     pub(crate) snapshot: Option<String>,
     /// The record of its idempotency key, which must not exist.
     pub(crate) idempotency: Option<(Key, IdempotencyRecord)>,
+    /// The record of the idempotency key of a vote, which must not exist, and is kept for a day.
+    pub(crate) vote_key: Option<(Key, IdempotencyRecord)>,
     /// The input, when it stands apart.
     pub(crate) input_apart: Option<Bytes>,
     /// Limits that must have room.
@@ -226,6 +233,17 @@ impl Engine {
         if let Some((key, record)) = &extras.idempotency {
             let value = codec::encode(IDEMPOTENCY_FORMAT, record).map_err(internal)?;
             batch.create(key.clone(), value);
+        }
+        if let Some((key, record)) = &extras.vote_key {
+            let value = codec::encode(IDEMPOTENCY_FORMAT, record).map_err(internal)?;
+            batch
+                .preconditions
+                .push(Precondition::Absent { key: key.clone() });
+            batch.writes.push(Write::Put {
+                key: key.clone(),
+                value,
+                ttl: Some(crate::jobs::IDEMPOTENCY_LIFE),
+            });
         }
         if let Some((before, after)) = &extras.also {
             let key = keyspace::job(&after.tenant, &after.id);
@@ -476,5 +494,6 @@ fn log_entry(before: Option<&Job>, after: &Job) -> LogEntry {
         } else {
             None
         },
+        approvals: changes(before, after),
     }
 }

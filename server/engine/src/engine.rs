@@ -259,6 +259,7 @@ impl Engine {
         engine.spawn("recount", Self::run_recount);
         engine.spawn("making room", Self::run_make_room);
         engine.spawn("sweeper", Self::run_sweeper);
+        engine.spawn("approvals", Self::run_approval_sweeps);
         engine.spawn("credentials", Self::run_credentials);
         Ok(engine)
     }

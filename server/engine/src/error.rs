@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use coretex_core::approval::ApprovalState;
 use coretex_core::id::{JobId, PoolName, Topic};
 use coretex_core::job::transition::Refusal;
 use coretex_store::{CommitError, StoreError};
@@ -42,6 +43,8 @@ pub enum Noun {
     Snapshot,
     /// A document of configuration.
     Config,
+    /// An approval.
+    Approval,
 }
 
 /// A refused or failed use case. Everything but the `Internal`, `Unavailable` and `DataLoss` texts
@@ -135,6 +138,24 @@ pub enum Error {
     TooManyBundles {
         /// How many there may be.
         limit: usize,
+    },
+    /// Whoever votes has been shown another approval.
+    #[error("the expected hash is not that of the approval")]
+    ApprovalHashMismatch,
+    /// The approval waits for no votes any more.
+    #[error("the approval is {}", state.name())]
+    ApprovalResolved {
+        /// How it was resolved.
+        state: ApprovalState,
+    },
+    /// Nobody votes on what he has asked for.
+    #[error("who asked for the job has no vote on its approval")]
+    ApprovalOwnRequest,
+    /// The credential has none of the roles whose votes count.
+    #[error("the roles of the credential have no vote on this approval")]
+    ApprovalRoleMissing {
+        /// Whose votes count.
+        roles: Vec<String>,
     },
     /// A job must have ended for this.
     #[error("the job has not ended")]
@@ -258,6 +279,14 @@ impl Error {
     pub fn no_job(id: impl Into<String>) -> Self {
         Self::NotFound {
             noun: Noun::Job,
+            id: id.into(),
+        }
+    }
+
+    /// A missing approval.
+    pub fn no_approval(id: impl Into<String>) -> Self {
+        Self::NotFound {
+            noun: Noun::Approval,
             id: id.into(),
         }
     }

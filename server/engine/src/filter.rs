@@ -1,12 +1,15 @@
-//! Which jobs a list, count or watch is about, and which dead letters.
+//! Which jobs a list, count or watch is about, which dead letters and which approvals.
 
 use std::collections::BTreeMap;
 
+use coretex_core::approval::{Approval, ApprovalState};
 use coretex_core::id::{JobId, Topic, WorkerId};
 use coretex_core::job::history::JobEvent;
 use coretex_core::job::{Job, JobState};
 use coretex_core::time::Timestamp;
 use serde::Serialize;
+
+use crate::access::Caller;
 
 /// A conjunction: every part that is given must match.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -136,5 +139,40 @@ impl DlqFilter {
             && self
                 .created_before
                 .is_none_or(|before| letter.time < before)
+    }
+}
+
+/// Which approvals; a conjunction, as [`JobFilter`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct ApprovalFilter {
+    /// In any of these states; empty = all.
+    pub states: Vec<ApprovalState>,
+    /// Of this job.
+    pub job_id: Option<JobId>,
+    /// Of jobs of any of these topics; empty = all.
+    pub topics: Vec<Topic>,
+    /// Of jobs that this principal has submitted; empty = anybody.
+    pub requested_by: String,
+    /// Asked for by this rule; empty = any.
+    pub rule_id: String,
+}
+
+impl ApprovalFilter {
+    /// The filter as the caller may use it: who sees only own jobs sees only their approvals.
+    pub(crate) fn narrowed(&self, caller: &Caller) -> Self {
+        let mut filter = self.clone();
+        if caller.own_jobs_only() && filter.requested_by.is_empty() {
+            filter.requested_by.clone_from(&caller.principal_id);
+        }
+        filter
+    }
+
+    /// Whether an approval of `job` matched every part when it was in `state`.
+    pub(crate) fn matches(&self, job: &Job, approval: &Approval, state: ApprovalState) -> bool {
+        (self.states.is_empty() || self.states.contains(&state))
+            && self.job_id.as_ref().is_none_or(|id| *id == job.id)
+            && (self.topics.is_empty() || self.topics.contains(&job.spec.topic))
+            && (self.requested_by.is_empty() || self.requested_by == job.principal_id)
+            && (self.rule_id.is_empty() || self.rule_id == approval.rule_id)
     }
 }

@@ -5,7 +5,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use coretex_core::id::{JobId, LeaseId, PoolName, ReplicaId, SessionId, TenantId, Topic, WorkerId};
+use coretex_core::approval::{Approval, ApprovalState, ApprovalVerdict, Vote};
+use coretex_core::id::{
+    ApprovalId, JobId, LeaseId, PoolName, ReplicaId, SessionId, TenantId, Topic, WorkerId,
+};
 use coretex_core::job::dead_letter::DeadLetter;
 use coretex_core::job::output::{Arrived, Channel, Chunk, OutputRecord, Page};
 use coretex_core::job::transition::{NewJob, Outcome, Trigger, Verdict, accept, apply};
@@ -14,6 +17,7 @@ use coretex_core::job::{
     Placement, Priority, Progress, Slots, WorkerLossPolicy,
 };
 use coretex_core::payload::Payload;
+use coretex_core::policy::terms::{ApprovalTerms, OnExpire};
 use coretex_core::policy::{Constraints, Decision, JobDecision, Remediation};
 use coretex_core::retry::RetryPolicy;
 use coretex_core::time::Timestamp;
@@ -23,6 +27,7 @@ use serde::de::DeserializeOwned;
 
 use crate::access::keys::KEY_FORMAT;
 use crate::access::{ApiKey, Role};
+use crate::approvals::{ApprovalEvent, ApprovalEventKind};
 use crate::commits::{IDEMPOTENCY_FORMAT, IdempotencyRecord, JOB_FORMAT, LOG_FORMAT, LogEntry};
 use crate::configs::record::{CONFIG_FORMAT, ConfigRecord, PastRecord, UsageRecord};
 use crate::jobs::output::OUTPUT_FORMAT;
@@ -43,6 +48,7 @@ fn decision() -> JobDecision {
             ..Constraints::default()
         }),
         approval_id: "approval-1".to_owned(),
+        terms: None,
         remediations: vec![Remediation {
             id: "r1".to_owned(),
             ..Remediation::default()
@@ -219,6 +225,65 @@ fn jobs_with_a_dead_letter() {
     check("job-dead-letter", JOB_FORMAT, &dead);
 }
 
+/// One that was approved, and one that waits for a second voter after an escalation.
+fn approvals() -> Vec<Approval> {
+    let terms = ApprovalTerms {
+        roles: vec!["approver".to_owned()],
+        required: 2,
+        expires_after: Some(Duration::from_secs(3_600)),
+        on_expire: OnExpire::Escalate,
+        escalate_to: vec!["operator".to_owned()],
+        reason_required: true,
+        ..ApprovalTerms::default()
+    };
+    let vote = Vote {
+        principal_id: "key:3".to_owned(),
+        roles: vec!["approver".to_owned()],
+        verdict: ApprovalVerdict::Approve,
+        reason: "looked at it".to_owned(),
+        time: NOW,
+    };
+    let mut open = Approval::open(&job(), &decision(), terms, NOW);
+    open.escalate_time = Some(NOW);
+    open.votes.push(vote);
+    let given = Approval {
+        id: ApprovalId::from_trusted("approval-0"),
+        state: ApprovalState::Approved,
+        answer: Some("{\"limit\":5}".to_owned()),
+        resolve_time: Some(NOW),
+        resolution: "approved by key:3".to_owned(),
+        terms: ApprovalTerms::default(),
+        ..open.clone()
+    };
+    vec![given, open]
+}
+
+#[test]
+fn jobs_with_approvals() {
+    let asked = Job {
+        approvals: approvals(),
+        ..job()
+    };
+    check("job-approvals", JOB_FORMAT, &asked);
+}
+
+#[test]
+fn log_entries_about_approvals() {
+    let entry = LogEntry {
+        tenant: TenantId::from_trusted("acme"),
+        job_id: JobId::from_trusted("job-1"),
+        events: Vec::new(),
+        decision: None,
+        approvals: vec![ApprovalEvent {
+            approval_id: ApprovalId::from_trusted("approval-1"),
+            kind: ApprovalEventKind::Escalated,
+            state: ApprovalState::Pending,
+            time: NOW,
+        }],
+    };
+    check("log-approvals", LOG_FORMAT, &entry);
+}
+
 #[test]
 fn decisions_about_later_attempts() {
     let about_the_second = JobDecision {
@@ -236,6 +301,7 @@ fn log_entries() {
         job_id: job.id.clone(),
         events: job.events.iter().cloned().collect(),
         decision: job.decision,
+        approvals: Vec::new(),
     };
     check("log", LOG_FORMAT, &entry);
 }

@@ -281,6 +281,7 @@ impl Engine {
             input_apart,
             limits,
             also: settled(caller, intent, now)?,
+            vote_key: None,
         };
         let (engine, sent) = (self.clone(), self.tick());
         let entry = HeldEntry::of_lease(&job);

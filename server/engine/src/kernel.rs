@@ -10,6 +10,7 @@ use coretex_core::id::TenantId;
 use coretex_core::job::{Job, JobSpec};
 use coretex_core::payload::Payload;
 pub use coretex_core::policy::evaluate::Undecided;
+use coretex_core::policy::terms::ApprovalTerms;
 use coretex_core::policy::{CounterRef, Decision, History, JobDecision, RateTaken, Snapshot};
 use coretex_core::time::Timestamp;
 
@@ -40,6 +41,8 @@ pub struct Judgement {
     pub rates: Vec<RateTaken>,
     /// What is counted when the job is accepted.
     pub counts: Vec<CounterRef>,
+    /// For `RequireApproval`: who has to approve, and by when; `None` = one approval by whoever may.
+    pub terms: Option<ApprovalTerms>,
 }
 
 impl From<JobDecision> for Judgement {
@@ -48,6 +51,7 @@ impl From<JobDecision> for Judgement {
             decision,
             rates: Vec::new(),
             counts: Vec::new(),
+            terms: None,
         }
     }
 }

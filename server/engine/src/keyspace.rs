@@ -2,6 +2,8 @@
 //! job has. Entries are derived from the record alone, so a commit is the difference between the
 //! entries before and after, and no index can drift from its records.
 
+mod approvals;
+
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -17,6 +19,11 @@ use coretex_core::queue::ReadyKey;
 use coretex_core::time::Timestamp;
 use coretex_store::{Index, Key, Member, Range};
 
+use self::approvals::entries as approval_entries;
+pub(crate) use self::approvals::{
+    PENDING_APPROVALS, approval_place, approval_prefix, approvals, parse_approval_place,
+    parse_pending, pending_prefix,
+};
 use crate::rulings::in_line;
 
 /// Separates the parts of a key. Below every byte of an id, so that a prefix ends where it should.
@@ -577,6 +584,7 @@ pub(crate) fn entries(job: &Job) -> Vec<(Index, Member)> {
             entries.push((READY, ready(&job.spec.topic, &ready_key(job))));
         }
     }
+    entries.extend(approval_entries(job));
     let bucket = in_line(job);
     if !bucket.is_empty() {
         let place = by_time(job.create_time, &job.id);

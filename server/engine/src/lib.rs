@@ -3,6 +3,7 @@
 //! One module a noun. [`Engine`] is the facade that the API layer calls.
 
 mod access;
+mod approvals;
 mod bulk;
 mod commits;
 mod configs;
@@ -10,6 +11,7 @@ mod dispatch;
 mod dlq;
 mod engine;
 mod error;
+mod feed;
 mod filter;
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "tests")]
@@ -34,6 +36,10 @@ mod types;
 mod waiters;
 
 pub use access::{ApiKey, Caller, DEFAULT_TENANT, NewApiKey, Role, SYSTEM_TENANT, grants};
+pub use approvals::{
+    ApprovalAnswer, ApprovalEvent, ApprovalEventKind, ApprovalPage, ApprovalWatchItem, MAX_ANSWER,
+    ResolveApproval, Resolved,
+};
 pub use bulk::{BulkOptions, BulkProgress, MAX_BULK_RATE};
 pub use configs::{
     ConfigDocument, ConfigRevision, Expected, MAX_CONFIG_BYTES, MAX_CONFIGS, MAX_REVISIONS,
@@ -43,7 +49,7 @@ pub use engine::{
     Engine, EngineOptions, Limits, MAX_CANCEL_GRACE, MAX_PAYLOAD_LIMIT, Retention, Timing,
 };
 pub use error::{Error, Noun, Result, Violation};
-pub use filter::{DlqFilter, JobFilter};
+pub use filter::{ApprovalFilter, DlqFilter, JobFilter};
 pub use jobs::MAX_LABELS;
 pub use kernel::{AllowAll, Facts, Judgement, Kernel, Undecided};
 pub use policy::{

@@ -12,8 +12,8 @@ use coretex_core::config::Effective;
 use coretex_core::id::{JobId, TenantId};
 use coretex_core::job::clock::{Due, due};
 use coretex_core::job::transition::{Trigger, Verdict, apply};
-use coretex_core::job::{Job, ScheduledFor};
-use coretex_core::policy::{CounterRef, Decision, History, JobDecision, RateTaken};
+use coretex_core::job::{Job, JobState, ScheduledFor};
+use coretex_core::policy::{CounterRef, Decision, History, RateTaken};
 use coretex_core::time::Timestamp;
 use coretex_store::{CommitError, Order, Precondition, Range, Rate};
 
@@ -52,13 +52,30 @@ pub(crate) struct Ruling {
 }
 
 impl Ruling {
-    fn of(judgement: Judgement, before: Option<&JobDecision>, wait: Option<&Turn>) -> Self {
+    /// `approval_id` names the approval that is opened if one is needed.
+    fn of(
+        judgement: Judgement,
+        job: Option<&Job>,
+        wait: Option<&Turn>,
+        approval_id: impl FnOnce() -> String,
+    ) -> Self {
         let Judgement {
             mut decision,
             mut rates,
             counts,
+            terms,
         } = judgement;
-        let taken = before
+        decision.terms = terms;
+        if let Some(grant) = job.and_then(|job| job.grant(&decision)) {
+            // Humans have said yes to this: what is left of the decision are its limits.
+            decision.approval_id = grant.id.to_string();
+            decision.decision = Decision::Throttle;
+            decision.terms = None;
+        } else if decision.decision == Decision::RequireApproval {
+            decision.approval_id = approval_id();
+        }
+        let taken = job
+            .and_then(|job| job.decision.as_ref())
             .map(|before| before.taken.clone())
             .unwrap_or_default();
         rates.retain(|rate| !taken.contains(&rate.bucket));
@@ -251,8 +268,9 @@ impl Engine {
         job_id: &JobId,
         wait: Option<&Turn>,
     ) -> Ruling {
+        let approval_id = || self.ids().sortable(facts.now);
         match self.judge(facts, job_id).await {
-            Ok(judgement) => Ruling::of(judgement, None, wait),
+            Ok(judgement) => Ruling::of(judgement, None, wait, approval_id),
             Err(reason) => Ruling::undecided(reason, facts.now, 0),
         }
     }
@@ -264,8 +282,9 @@ impl Engine {
         now: Timestamp,
         wait: Option<&Turn>,
     ) -> Ruling {
+        let approval_id = || self.ids().sortable(now);
         match self.judge(facts_of(job, now), &job.id).await {
-            Ok(judgement) => Ruling::of(judgement, job.decision.as_ref(), wait),
+            Ok(judgement) => Ruling::of(judgement, Some(job), wait, approval_id),
             Err(reason) => Ruling::undecided(reason, now, job.judge_failures),
         }
     }
@@ -310,6 +329,13 @@ impl Engine {
                 return Ok(before);
             }
             let ruling = self.rule_again(&before.job, now, wait.as_ref()).await;
+            if let Verdict::Unavailable { reason, .. } = &ruling.verdict
+                && before.job.state == JobState::ApprovalRequired
+            {
+                // It goes on waiting for humans.
+                let reason = reason.clone();
+                return Err(Error::Unavailable { reason });
+            }
             let tenant = before.job.tenant.clone();
             let extras = Extras {
                 snapshot: ruling.snapshot.clone(),

@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use bytes::Bytes;
+use coretex_core::approval::ApprovalState;
 use coretex_core::id::{JobId, LeaseId, TenantId};
 use coretex_core::job::clock::next_due;
 use coretex_core::job::history::{EventType, JobEvent};
@@ -139,6 +140,15 @@ fn entries_of(job: &Job) -> Vec<(Bytes, Bytes)> {
         let index = joined("throttled/", &[tenant, decision.bucket.as_bytes()]);
         entries.push((index, timed(job.create_time, job.id.as_bytes())));
     }
+    for approval in &job.approvals {
+        let place: &[&[u8]] = &[approval.id.as_bytes(), job.id.as_bytes()];
+        entries.push((joined("approvals/", &[tenant]), joined("", place)));
+        if approval.state == ApprovalState::Pending {
+            let place = [&[tenant], place].concat();
+            let index = Bytes::from("pending-approvals");
+            entries.push((index, joined("", &place)));
+        }
+    }
     let current = if job.cancel.is_some() { b'r' } else { b'c' };
     let out = job.lease.iter().map(|lease| (&lease.slot, current));
     for (slot, standing) in out.chain(job.unreleased.iter().map(|slot| (slot, b'x'))) {
@@ -191,6 +201,7 @@ fn check_record(job: &Job) {
         .iter()
         .any(|event| event.kind == EventType::DeadLetterSettled);
     assert_eq!(job.dead_letter.is_some(), ended_badly && !settled, "{id}");
+    check_approvals(job);
     let max = job.spec.retry.max_attempts.max(1);
     assert!(job.failures <= max, "{id}: {} of {max}", job.failures);
     assert!(job.redispatches <= job.spec.max_redispatch, "{id}");
@@ -231,6 +242,31 @@ fn check_record(job: &Job) {
         last = Some(event.to);
     }
     assert_eq!(last, Some(state), "{id}: the last event");
+}
+
+/// Whoever waits for a human has exactly one approval to wait for, and nobody else has one.
+fn check_approvals(job: &Job) {
+    let id = &job.id;
+    let waits = job.state == JobState::ApprovalRequired;
+    let pending: Vec<_> = job
+        .approvals
+        .iter()
+        .filter(|approval| approval.state == ApprovalState::Pending)
+        .collect();
+    assert_eq!(pending.len(), usize::from(waits), "{id}: pending approvals");
+    if let Some(pending) = pending.first() {
+        let decision = job.decision.as_ref().expect("a verdict asked for it");
+        assert_eq!(job.approvals.last(), Some(*pending), "{id}");
+        assert_eq!(decision.approval_id, pending.id.as_str(), "{id}");
+        assert_eq!(decision.policy_snapshot, pending.policy_snapshot, "{id}");
+    }
+    for approval in &job.approvals {
+        let resolved = approval.state != ApprovalState::Pending;
+        assert_eq!(approval.resolve_time.is_some(), resolved, "{id}");
+        if approval.state == ApprovalState::Approved {
+            assert_eq!(approval.missing(), 0, "{id}");
+        }
+    }
 }
 
 /// Reads and checks everything.

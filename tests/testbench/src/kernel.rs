@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use coretex_core::policy::evaluate::History;
+use coretex_core::policy::evaluate::{History, RateTaken};
+use coretex_core::policy::terms::ApprovalTerms;
 use coretex_core::policy::{Decision, JobDecision};
 use coretex_engine::{Facts, Judgement, Kernel, Undecided};
 use parking_lot::Mutex;
@@ -25,6 +26,9 @@ pub enum Answer {
 pub struct Script {
     answer: Mutex<Answer>,
     snapshot: Mutex<String>,
+    rule: Mutex<String>,
+    terms: Mutex<ApprovalTerms>,
+    rates: Mutex<Vec<RateTaken>>,
     asked: AtomicU64,
 }
 
@@ -33,12 +37,27 @@ impl Script {
         Arc::new(Self {
             answer: Mutex::new(answer),
             snapshot: Mutex::new("script-1".to_owned()),
+            rule: Mutex::default(),
+            terms: Mutex::default(),
+            rates: Mutex::default(),
             asked: AtomicU64::new(0),
         })
     }
 
     pub fn say(&self, answer: Answer) {
         *self.answer.lock() = answer;
+    }
+
+    /// From now on this rule decides, and an approval has to be like this.
+    pub fn ask(&self, rule: &str, terms: ApprovalTerms) {
+        *self.rule.lock() = rule.to_owned();
+        *self.terms.lock() = terms;
+        self.say(Answer::Approval);
+    }
+
+    /// What is approved has to keep to these rates as well.
+    pub fn limit(&self, rates: Vec<RateTaken>) {
+        *self.rates.lock() = rates;
     }
 
     /// From now on it decides under this snapshot. Which one is in force, the store says
@@ -71,6 +90,12 @@ impl Kernel for Script {
         let mut judged = JobDecision::plain(decision, self.snapshot(), facts.now);
         judged.reason = "the script says so".to_owned();
         judged.retry_at = retry_at;
-        Ok(judged.into())
+        judged.rule_id.clone_from(&self.rule.lock());
+        let mut judgement = Judgement::from(judged);
+        if decision == Decision::RequireApproval {
+            judgement.terms = Some(self.terms.lock().clone());
+            judgement.rates.clone_from(&self.rates.lock());
+        }
+        Ok(judgement)
     }
 }

@@ -12,6 +12,8 @@ pub enum Due {
     Deadline,
     /// The timeout of the attempt that is out.
     AttemptTimeout,
+    /// The time of the approval that it waits for.
+    ApprovalExpiry,
     /// The end of SCHEDULED.
     Eligible,
     /// The time for the kernel's next verdict.
@@ -23,10 +25,11 @@ pub enum Due {
 impl Due {
     /// In the order in which they count when several have run out at once: what ends the job on
     /// request first, then what ends it anyway, then what moves it on.
-    const ORDER: [Self; 6] = [
+    const ORDER: [Self; 7] = [
         Self::CancelGrace,
         Self::Deadline,
         Self::AttemptTimeout,
+        Self::ApprovalExpiry,
         Self::ScheduleToStart,
         Self::Eligible,
         Self::Judge,
@@ -44,6 +47,9 @@ impl Due {
             Self::Deadline if job.state == JobState::ApprovalRequired => None,
             Self::Deadline => job.deadline,
             Self::AttemptTimeout => job.lease.as_ref().map(|lease| lease.timeout_at),
+            Self::ApprovalExpiry => job
+                .pending_approval()
+                .and_then(|approval| approval.expire_time),
             Self::Eligible => (job.state == JobState::Scheduled).then_some(job.eligible_time),
             Self::Judge if job.state == JobState::Pending => job.judge_at,
             Self::Judge => None,

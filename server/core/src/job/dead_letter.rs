@@ -9,8 +9,12 @@ use serde::{Deserialize, Serialize};
 use super::{ErrorSource, Job, JobError, JobState};
 use crate::time::Timestamp;
 
-/// Policy, or whoever was asked to approve, said no.
+/// Policy said no.
 pub const SAFETY_DENIED: &str = "safety_denied";
+/// Whoever was asked to approve said no.
+pub const APPROVAL_REJECTED: &str = "approval_rejected";
+/// Nobody who was asked to approve said anything in time.
+pub const APPROVAL_EXPIRED: &str = "approval_expired";
 /// Retries were allowed, and the last one failed too.
 pub const MAX_ATTEMPTS_EXCEEDED: &str = "max_attempts_exceeded";
 
@@ -32,7 +36,10 @@ impl DeadLetter {
     pub fn of_end(state: JobState, error: Option<&JobError>, now: Timestamp) -> Option<Self> {
         let platform = |code: &str| (code.to_owned(), ErrorSource::Platform);
         let (code, source) = match state {
-            JobState::Denied => platform(SAFETY_DENIED),
+            JobState::Denied => match error.filter(|error| error.is_of_approval()) {
+                Some(error) => platform(&error.code),
+                None => platform(SAFETY_DENIED),
+            },
             JobState::Failed | JobState::Timeout => match error {
                 Some(error) => (error.code.clone(), error.source),
                 None => platform("unknown"),
@@ -68,9 +75,21 @@ impl Job {
     #[must_use]
     pub fn dead_letter_message(&self) -> &str {
         match (&self.error, &self.decision) {
+            (Some(error), _) if self.state == JobState::Denied && error.is_of_approval() => {
+                &error.message
+            }
             (_, Some(decision)) if self.state == JobState::Denied => &decision.reason,
             (Some(error), _) => &error.message,
             (None, _) => "",
         }
+    }
+}
+
+impl JobError {
+    /// Whether humans have ended the job, and not one of its attempts.
+    #[must_use]
+    pub fn is_of_approval(&self) -> bool {
+        self.source == ErrorSource::Platform
+            && [APPROVAL_REJECTED, APPROVAL_EXPIRED].contains(&self.code.as_str())
     }
 }

@@ -117,6 +117,10 @@ pub enum EventType {
     SlotReleased,
     /// Somebody dealt with the dead letter: it was retried or thrown away.
     DeadLetterSettled,
+    /// Somebody voted on its approval.
+    ApprovalVoted,
+    /// Nobody resolved its approval in time, and others may now.
+    ApprovalEscalated,
 }
 
 impl EventType {
@@ -144,6 +148,8 @@ impl EventType {
             Self::LateResult => "late_result",
             Self::SlotReleased => "slot_released",
             Self::DeadLetterSettled => "dead_letter_settled",
+            Self::ApprovalVoted => "approval_voted",
+            Self::ApprovalEscalated => "approval_escalated",
         }
     }
 }

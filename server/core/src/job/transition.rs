@@ -4,9 +4,10 @@
 //! table does not hold. Accepting a job is [`accept`].
 //!
 //! What makes a job change is in `trigger`. What a move does to the record is in the module of its
-//! subject: `verdict`, `attempt`, `outcome`, `cancel`, `due`; what all of them write down, in
+//! subject: `verdict`, `approval`, `attempt`, `outcome`, `cancel`, `due`; what all of them write down, in
 //! `record`. What becomes of the dead letter of an ended job is in [`dead_letter`].
 
+mod approval;
 mod attempt;
 mod cancel;
 pub mod dead_letter;
@@ -19,6 +20,7 @@ mod verdict;
 use std::time::Duration;
 
 use super::{Job, JobState, Slot};
+use crate::approval::VoteRefusal;
 use crate::time::Timestamp;
 
 pub use outcome::Outcome;
@@ -41,6 +43,7 @@ pub const fn targets(from: JobState, kind: TriggerKind) -> &'static [JobState] {
         (S::Scheduled | S::ApprovalRequired, T::Judged) => {
             &[S::Pending, S::Scheduled, S::Denied, S::ApprovalRequired]
         }
+        (S::ApprovalRequired, T::Voted | T::Due) => &[S::ApprovalRequired, S::Denied],
         (S::Dispatched, T::Started | T::Progressed) => &[S::Running],
         (S::Running, T::Progressed | T::Adopted) => &[S::Running],
         (S::Dispatched, T::Returned) => &[S::Pending, S::Cancelled],
@@ -54,7 +57,13 @@ pub const fn targets(from: JobState, kind: TriggerKind) -> &'static [JobState] {
         (S::Dispatched | S::Running, T::Due) => &[S::Scheduled, S::Timeout, S::Cancelled],
         (
             S::Pending,
-            T::Started | T::Progressed | T::Returned | T::Finished | T::Lost | T::Adopted,
+            T::Voted
+            | T::Started
+            | T::Progressed
+            | T::Returned
+            | T::Finished
+            | T::Lost
+            | T::Adopted,
         )
         | (
             S::Scheduled | S::ApprovalRequired,
@@ -67,13 +76,14 @@ pub const fn targets(from: JobState, kind: TriggerKind) -> &'static [JobState] {
             | T::Lost
             | T::Adopted,
         )
-        | (S::ApprovalRequired, T::Due)
-        | (S::Dispatched | S::Running, T::Judged | T::JudgeUnavailable | T::Dispatch)
+        | (S::Scheduled, T::Voted)
+        | (S::Dispatched | S::Running, T::Judged | T::JudgeUnavailable | T::Voted | T::Dispatch)
         | (S::Running, T::Started | T::Returned)
         | (
             S::Succeeded | S::Failed | S::Cancelled | S::Denied | S::Timeout,
             T::Judged
             | T::JudgeUnavailable
+            | T::Voted
             | T::Dispatch
             | T::Started
             | T::Progressed
@@ -134,6 +144,9 @@ pub enum Refusal {
         /// The trigger.
         kind: TriggerKind,
     },
+    /// A vote that is not taken.
+    #[error("{0}")]
+    Vote(VoteRefusal),
 }
 
 /// Applies a trigger to a job.
@@ -150,7 +163,7 @@ pub fn apply(job: &Job, trigger: Trigger, now: Timestamp) -> Result<Transition, 
     let allowed = targets(job.state, kind);
     if allowed.is_empty() {
         return Err(match kind {
-            // A job that has ended or waits for a human takes these without complaint.
+            // A job that has ended takes these without complaint.
             TriggerKind::CancelRequested | TriggerKind::Due => Refusal::Unchanged,
             TriggerKind::Started if job.state == JobState::Running => Refusal::Unchanged,
             _ => Refusal::Illegal {
@@ -183,6 +196,7 @@ impl Job {
             Trigger::JudgeUnavailable { again_at, reason } => {
                 self.judge_unavailable(again_at, reason, now);
             }
+            Trigger::Voted { ballot } => self.voted(*ballot, now)?,
             Trigger::Dispatch {
                 lease_id,
                 replica,

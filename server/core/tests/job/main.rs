@@ -4,6 +4,7 @@
 
 mod support;
 
+mod approvals;
 mod dead_letters;
 mod history;
 mod moves;

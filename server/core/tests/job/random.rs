@@ -3,22 +3,25 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
+use coretex_core::approval::{Approval, ApprovalState, MAX_APPROVALS, Vote};
 use coretex_core::id::{LeaseId, ReplicaId, SessionId};
 use coretex_core::job::clock::next_due;
 use coretex_core::job::transition::{Outcome, Transition, Trigger, TriggerKind, apply, targets};
 use coretex_core::job::{Job, JobSpec, JobState, Progress, WorkerLossPolicy};
 use coretex_core::policy::Decision;
+use coretex_core::policy::terms::{ApprovalTerms, OnExpire};
 use coretex_core::time::Timestamp;
 use proptest::prelude::*;
 
 use crate::support::{
-    NOW, cancel, decision, dispatch, failure, finished, pending, retrying, success,
+    NOW, ballot, cancel, decision, dispatch, failure, finished, pending, retrying, success,
 };
 
 /// A random thing that happens to a job.
 #[derive(Clone, Debug)]
 enum Happening {
     Judged(u8),
+    Voted(u8, bool),
     JudgeUnavailable,
     Dispatch,
     Started(u8),
@@ -34,6 +37,7 @@ enum Happening {
 fn happening() -> impl Strategy<Value = Happening> {
     prop_oneof![
         1 => (0..5_u8).prop_map(Happening::Judged),
+        2 => (0..4_u8, any::<bool>()).prop_map(|(who, yes)| Happening::Voted(who, yes)),
         1 => Just(Happening::JudgeUnavailable),
         4 => Just(Happening::Dispatch),
         1 => (0..3_u8).prop_map(Happening::Started),
@@ -48,7 +52,7 @@ fn happening() -> impl Strategy<Value = Happening> {
 }
 
 /// A random thing as a trigger. `leases` is how many have been given out.
-fn trigger(happening: &Happening, leases: u128, now: Timestamp) -> Trigger {
+fn trigger(happening: &Happening, job: &Job, leases: u128, now: Timestamp) -> Trigger {
     // Mostly the newest lease, sometimes an older one.
     let lease = |back: u8| LeaseId::new(leases.saturating_sub(u128::from(back)));
     match happening {
@@ -60,8 +64,30 @@ fn trigger(happening: &Happening, leases: u128, now: Timestamp) -> Trigger {
                 Decision::Throttle,
                 Decision::AllowWithConstraints,
             ][usize::from(*which)];
-            Trigger::Judged {
-                decision: decision(what, now),
+            let mut decision = decision(what, now);
+            // Rules with different terms: whoever has approved one has not approved the other.
+            decision.terms = Some(ApprovalTerms {
+                required: 1 + now.as_micros() as u32 % 2,
+                expires_after: Some(Duration::from_secs(50)),
+                on_expire: OnExpire::Escalate,
+                escalate_to: vec!["operator".to_owned()],
+                ..ApprovalTerms::default()
+            });
+            if let Some(grant) = job.grant(&decision) {
+                decision.approval_id = grant.id.to_string();
+                decision.decision = Decision::Allow;
+            }
+            Trigger::Judged { decision }
+        }
+        Happening::Voted(who, yes) => {
+            let asked = job.approvals.last();
+            let mut ballot = ballot(&format!("key:{who}"), *yes);
+            if let Some(asked) = asked {
+                ballot.approval_id = asked.id.clone();
+                ballot.expected_hash.clone_from(&asked.hash);
+            }
+            Trigger::Voted {
+                ballot: Box::new(ballot),
             }
         }
         Happening::JudgeUnavailable => Trigger::JudgeUnavailable {
@@ -134,10 +160,38 @@ fn check(before: &Job, after: &Job, kind: TriggerKind, applied: bool) {
         sequences.windows(2).all(|pair| pair[1] == pair[0] + 1),
         "dense events"
     );
+    check_approvals(after);
     // Every state that has not ended has somebody who moves it on: a clock, or a human.
     let has_clock = next_due(after).is_some();
     let waits_for_human = after.state == JobState::ApprovalRequired;
     assert!(after.state.is_terminal() || has_clock || waits_for_human);
+}
+
+fn check_approvals(job: &Job) {
+    let pending = |approval: &&Approval| approval.is_pending();
+    assert!(job.approvals.iter().filter(pending).count() <= 1);
+    assert!(job.approvals.len() <= MAX_APPROVALS);
+    for approval in &job.approvals {
+        assert_eq!(approval.resolve_time.is_some(), !approval.is_pending());
+        assert_eq!(approval.resolution.is_empty(), approval.is_pending());
+        if approval.state == ApprovalState::Approved {
+            assert_eq!(approval.missing(), 0);
+        }
+        let own = |vote: &Vote| vote.principal_id == job.principal_id;
+        assert!(!approval.votes.iter().any(own), "who asked has no vote");
+    }
+    let waits = job.state == JobState::ApprovalRequired;
+    let last = job.approvals.last();
+    // Between a deciding vote and its verdict the last one is approved.
+    let decided = last.is_some_and(|last| last.state == ApprovalState::Approved);
+    assert_eq!(
+        job.approvals.iter().any(|approval| pending(&approval)) || (waits && decided),
+        waits
+    );
+    if waits {
+        let id = last.map(|last| last.id.to_string());
+        assert_eq!(id, job.decision.as_ref().map(|one| one.approval_id.clone()));
+    }
 }
 
 proptest! {
@@ -168,7 +222,7 @@ proptest! {
             if let Happening::Wait(seconds) = happening {
                 now = now + Duration::from_secs(u64::from(*seconds));
             }
-            let trigger = trigger(happening, leases, now);
+            let trigger = trigger(happening, &job, leases, now);
             let kind = trigger.kind();
             if let Ok(Transition { job: after, applied, .. }) = apply(&job, trigger, now) {
                 check(&job, &after, kind, applied);
@@ -176,6 +230,13 @@ proptest! {
                     leases += 1;
                 }
                 job = after;
+                // What a vote has decided is judged in the same change.
+                if job.state == JobState::ApprovalRequired && job.pending_approval().is_none() {
+                    let verdict = self::trigger(&Happening::Judged(2), &job, leases, now);
+                    let after = apply(&job, verdict, now).unwrap().job;
+                    check(&job, &after, TriggerKind::Judged, true);
+                    job = after;
+                }
             }
         }
     }

@@ -3,7 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use coretex_core::id::{JobId, LeaseId, PoolName, ReplicaId, SessionId, TenantId, Topic, WorkerId};
+use coretex_core::approval::{ApprovalVerdict, Ballot, Vote};
+use coretex_core::id::{
+    ApprovalId, JobId, LeaseId, PoolName, ReplicaId, SessionId, TenantId, Topic, WorkerId,
+};
 use coretex_core::job::transition::{NewJob, Outcome, Transition, Trigger, Verdict, accept, apply};
 use coretex_core::job::{ErrorSource, Job, JobError, JobSpec};
 use coretex_core::policy::{Decision, JobDecision};
@@ -13,20 +16,16 @@ use coretex_core::time::Timestamp;
 pub(crate) const NOW: Timestamp = Timestamp::from_micros(1_000_000_000);
 
 pub(crate) fn decision(decision: Decision, now: Timestamp) -> Box<JobDecision> {
+    let approval_id = match decision {
+        Decision::RequireApproval => format!("approval-{}", now.as_micros()),
+        _ => String::new(),
+    };
     Box::new(JobDecision {
-        time: now,
-        attempt: 0,
-        decision,
         reason: "because".to_owned(),
         rule_id: "rule".to_owned(),
-        policy_snapshot: "snapshot".to_owned(),
-        constraints: None,
-        approval_id: String::new(),
-        remediations: Vec::new(),
+        approval_id,
         retry_at: (decision == Decision::Throttle).then(|| now + Duration::from_secs(5)),
-        bucket: String::new(),
-        taken: Vec::new(),
-        config_hash: String::new(),
+        ..JobDecision::plain(decision, "snapshot".to_owned(), now)
     })
 }
 
@@ -118,4 +117,25 @@ pub(crate) fn retrying(max_attempts: u32) -> JobSpec {
         ..RetryPolicy::default()
     };
     JobSpec { retry, ..spec() }
+}
+
+/// A vote of an approver, on nothing yet.
+pub(crate) fn ballot(principal_id: &str, approves: bool) -> Ballot {
+    Ballot {
+        vote: Vote {
+            principal_id: principal_id.to_owned(),
+            roles: vec!["approver".to_owned()],
+            verdict: if approves {
+                ApprovalVerdict::Approve
+            } else {
+                ApprovalVerdict::Reject
+            },
+            reason: String::new(),
+            time: NOW,
+        },
+        approval_id: ApprovalId::from_trusted("nothing"),
+        expected_hash: Vec::new(),
+        answer: None,
+        anonymous: false,
+    }
 }

@@ -1,5 +1,6 @@
 //! Why a job is not running, or how it ended, answered from the same functions that place jobs.
 
+mod approvals;
 mod limits;
 mod standing;
 
@@ -110,11 +111,7 @@ impl Engine {
         match job.state {
             JobState::Pending => self.pending_causes(job, caller),
             JobState::Scheduled => vec![scheduled_cause(job)],
-            JobState::ApprovalRequired => vec![cause(
-                "approval_pending",
-                "policy asks for a human decision",
-                "approve or reject it",
-            )],
+            JobState::ApprovalRequired => vec![approvals::waits(job)],
             JobState::Dispatched | JobState::Running => self.held_causes(job),
             JobState::Succeeded => vec![cause("succeeded", "the worker reported success", "")],
             JobState::Failed | JobState::Timeout => ended_causes(job),
@@ -131,6 +128,9 @@ impl Engine {
                 )]
             }
             JobState::Denied => {
+                if let Some(refused) = approvals::refused(job) {
+                    return vec![refused];
+                }
                 let reason = job
                     .decision
                     .as_ref()

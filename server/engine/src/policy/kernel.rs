@@ -109,6 +109,7 @@ pub(super) fn judgement(snapshot: &Snapshot, outcome: Outcome, facts: &Facts<'_>
     decision.remediations = outcome.remediations;
     Judgement {
         decision,
+        terms: outcome.approval,
         rates: outcome.rates,
         counts: outcome.counts,
     }

@@ -12,6 +12,7 @@ use coretex_testbench as support;
 
 mod access;
 mod adoption;
+mod approvals;
 mod bulk;
 mod cancel;
 mod clocks;

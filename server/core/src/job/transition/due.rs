@@ -45,6 +45,10 @@ impl Job {
                     .into_iter()
                     .collect()
             }
+            Due::ApprovalExpiry => {
+                self.approval_ran_out(now)?;
+                Vec::new()
+            }
             Due::ScheduleToStart => {
                 let note = Note::because("schedule_timeout");
                 let error = JobError::platform(

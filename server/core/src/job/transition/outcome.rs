@@ -49,6 +49,7 @@ pub(super) fn answer_for_old_attempt(
         | Trigger::JudgeUnavailable { .. }
         | Trigger::Dispatch { .. }
         | Trigger::CancelRequested { .. }
+        | Trigger::Voted { .. }
         | Trigger::Due { .. } => return Err(Refusal::NotCurrent),
     };
     let mut next = job.clone();

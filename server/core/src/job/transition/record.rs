@@ -78,6 +78,7 @@ impl Job {
 
     /// Ends the job, whose error is already written; the event is for whoever calls.
     pub(super) fn close(&mut self, state: JobState, now: Timestamp) {
+        self.withdraw(true, "the job has ended", now);
         self.state = state;
         self.end_time = Some(now);
         self.scheduled_for = None;

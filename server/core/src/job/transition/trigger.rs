@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use super::Outcome;
+use crate::approval::Ballot;
 use crate::id::{LeaseId, PoolName, ReplicaId, SessionId, WorkerId};
 use crate::job::Progress;
 use crate::policy::JobDecision;
@@ -23,6 +24,11 @@ pub enum Trigger {
         again_at: Timestamp,
         /// Why, for people.
         reason: String,
+    },
+    /// Somebody votes on its approval.
+    Voted {
+        /// The vote.
+        ballot: Box<Ballot>,
     },
     /// A worker gets it.
     Dispatch {
@@ -116,6 +122,8 @@ pub enum TriggerKind {
     Judged,
     /// No verdict.
     JudgeUnavailable,
+    /// A vote on its approval.
+    Voted,
     /// Handed out.
     Dispatch,
     /// Started.
@@ -138,9 +146,10 @@ pub enum TriggerKind {
 
 impl TriggerKind {
     /// Every kind.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Judged,
         Self::JudgeUnavailable,
+        Self::Voted,
         Self::Dispatch,
         Self::Started,
         Self::Progressed,
@@ -160,6 +169,7 @@ impl Trigger {
         match self {
             Self::Judged { .. } => TriggerKind::Judged,
             Self::JudgeUnavailable { .. } => TriggerKind::JudgeUnavailable,
+            Self::Voted { .. } => TriggerKind::Voted,
             Self::Dispatch { .. } => TriggerKind::Dispatch,
             Self::Started { .. } => TriggerKind::Started,
             Self::Progressed { .. } => TriggerKind::Progressed,
@@ -184,6 +194,7 @@ impl Trigger {
             | Self::Adopted { lease_id, .. } => Some(*lease_id),
             Self::Judged { .. }
             | Self::JudgeUnavailable { .. }
+            | Self::Voted { .. }
             | Self::Dispatch { .. }
             | Self::CancelRequested { .. }
             | Self::Due { .. } => None,

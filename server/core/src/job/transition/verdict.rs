@@ -90,6 +90,7 @@ pub fn accept(new: NewJob, verdict: Verdict, now: Timestamp) -> Job {
         dead_letter: None,
         decision: None,
         events: Ring::default(),
+        approvals: Vec::new(),
         decisions: Ring::default(),
         attempts: Ring::default(),
     };
@@ -149,6 +150,7 @@ impl Job {
     fn follow(&mut self, mut decision: JobDecision, now: Timestamp) {
         // The first verdict is about the job; later ones are about its next attempt.
         decision.attempt = self.decision.as_ref().map_or(0, |_| self.attempt + 1);
+        self.follow_approval(&mut decision, now);
         self.judge_at = None;
         self.judge_failures = 0;
         let retry_at = decision.retry_at;
