@@ -331,12 +331,12 @@ impl PolicyService for Policy {
                 let other = fields.optional_id("compare_with", &request.compare_with, query::team);
                 (id.unwrap_or_default(), other.unwrap_or_default())
             })?;
-            let (snapshot, _) = self.engine.get_snapshot(&call.caller, &id, &other).await?;
+            let (snapshot, changes) = self.engine.get_snapshot(&call.caller, &id, &other).await?;
             let mut snapshot = bundle::snapshot(snapshot);
             fit(&mut snapshot);
             Ok(v1::GetSnapshotResponse {
                 snapshot: Some(snapshot),
-                changes: Vec::new(),
+                changes: changes.iter().map(bundle::change).collect(),
             })
         })
         .await

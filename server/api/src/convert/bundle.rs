@@ -1,5 +1,6 @@
 //! Bundles, snapshots and the record of policy changes, read and written.
 
+use coretex_core::policy::diff::{BundleDiff, Change};
 use coretex_engine::{AuditEntry, BundleAnswer, MAX_BUNDLE_BYTES, PutBundle, SnapshotAnswer};
 use coretex_proto::v1;
 
@@ -73,6 +74,38 @@ pub(crate) fn snapshot(from: SnapshotAnswer) -> v1::PolicySnapshot {
         bundles: from.bundles.into_iter().map(bundle).collect(),
         current: from.current,
         rule_count: count(rules),
+    }
+}
+
+/// Writes what is different in one bundle, one line for each change.
+pub(crate) fn change(from: &BundleDiff) -> v1::BundleChange {
+    let mut changes = Vec::new();
+    if from.change != Change::Changed {
+        changes.push(word(from.change).to_owned());
+    }
+    changes.extend(from.keys.iter().map(|key| format!("{key} changed")));
+    let named = |kind: &'static str| {
+        move |(name, change): &(String, Change)| format!("{kind} {name} {}", word(*change))
+    };
+    changes.extend(from.tenants.iter().map(named("tenant")));
+    changes.extend(from.counters.iter().map(named("counter")));
+    changes.extend(from.rules.iter().map(|rule| match rule.change {
+        Change::Changed => format!("rule {}: {} changed", rule.rule_id, rule.keys.join(", ")),
+        Change::Added | Change::Removed => format!("rule {} {}", rule.rule_id, word(rule.change)),
+    }));
+    let moved = from.moved.iter();
+    changes.extend(moved.map(|id| format!("rule {id} is tried at another place")));
+    v1::BundleChange {
+        bundle_id: from.bundle_id.clone(),
+        changes,
+    }
+}
+
+const fn word(change: Change) -> &'static str {
+    match change {
+        Change::Added => "added",
+        Change::Removed => "removed",
+        Change::Changed => "changed",
     }
 }
 

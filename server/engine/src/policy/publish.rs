@@ -4,9 +4,12 @@
 //! and drops what is too old. Contents were written before; one that another change has dropped in
 //! between makes the commit fail, because the head has changed.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use bytes::Bytes;
+use coretex_core::policy::Bundle;
+use coretex_core::policy::diff::{BundleDiff, diff};
 use coretex_core::time::Timestamp;
 use coretex_store::{
     Batch, CommitError, CommitId, Order, Precondition, Range, Shard, Write, codec,
@@ -492,7 +495,7 @@ impl Engine {
         caller: &Caller,
         id: &str,
         other: &str,
-    ) -> Result<(SnapshotAnswer, String)> {
+    ) -> Result<(SnapshotAnswer, Vec<BundleDiff>)> {
         self.system_only(caller)?;
         let current = self.head().await?.map(|(head, _)| head.snapshot_id);
         let wanted = match (id, &current) {
@@ -506,7 +509,14 @@ impl Engine {
         for bundle in &mut snapshot.bundles {
             bundle.content = contents.get(&bundle.digest).cloned();
         }
-        Ok((snapshot, other.to_owned()))
+        let mut changes = Vec::new();
+        if !other.is_empty() {
+            let before = self.snapshot_record(other).await?;
+            let before = before.ok_or_else(|| no_snapshot(other))?;
+            let (before, after) = (self.parsed(&before).await?, self.parsed(&record).await?);
+            changes = diff(&by_name(&before), &by_name(&after));
+        }
+        Ok((snapshot, changes))
     }
 
     /// Lists the changes of the policy, newest first.
@@ -546,6 +556,11 @@ impl Engine {
         let next = numbers.last().filter(|_| more);
         Ok((entries, next.map(u64::to_string).unwrap_or_default()))
     }
+}
+
+fn by_name(bundles: &BTreeMap<String, Arc<Bundle>>) -> Vec<(&str, &Bundle)> {
+    let pairs = bundles.iter();
+    pairs.map(|(name, bundle)| (name.as_str(), &**bundle)).collect()
 }
 
 fn answer(record: &SnapshotRecord, current: Option<&str>) -> SnapshotAnswer {
