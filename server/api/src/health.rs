@@ -3,6 +3,7 @@
 use std::fmt;
 
 use coretex_proto::v1::access_service_server::SERVICE_NAME as ACCESS;
+use coretex_proto::v1::approval_service_server::SERVICE_NAME as APPROVALS;
 use coretex_proto::v1::dlq_service_server::SERVICE_NAME as DLQ;
 use coretex_proto::v1::job_service_server::SERVICE_NAME as JOBS;
 use coretex_proto::v1::system_service_server::SERVICE_NAME as SYSTEM;
@@ -11,7 +12,7 @@ use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
 /// What is reported on: the server as a whole, and each service by name.
-const SERVICES: [&str; 6] = ["", JOBS, WORKERS, SYSTEM, ACCESS, DLQ];
+const SERVICES: [&str; 7] = ["", JOBS, WORKERS, SYSTEM, ACCESS, DLQ, APPROVALS];
 
 /// Sets what health checks answer. All clones are one.
 #[derive(Clone)]

@@ -17,6 +17,7 @@ use std::time::Duration;
 use coretex_engine::Engine;
 use coretex_proto::FILE_DESCRIPTOR_SET;
 use coretex_proto::v1::access_service_server::AccessServiceServer;
+use coretex_proto::v1::approval_service_server::ApprovalServiceServer;
 use coretex_proto::v1::dlq_service_server::DlqServiceServer;
 use coretex_proto::v1::job_service_server::JobServiceServer;
 use coretex_proto::v1::system_service_server::SystemServiceServer;
@@ -35,6 +36,7 @@ use tower::{Service, ServiceBuilder};
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
 use crate::access::Access;
+use crate::approvals::Approvals;
 use crate::dlq::Dlq;
 use crate::health::Health;
 use crate::jobs::Jobs;
@@ -128,6 +130,9 @@ fn services(engine: &Engine, options: &ApiOptions, health: &Health) -> Result<Ro
     let dlq = DlqServiceServer::new(Dlq::new(engine.clone()))
         .max_decoding_message_size(MAX_REQUEST_BYTES)
         .accept_compressed(CompressionEncoding::Gzip);
+    let approvals = ApprovalServiceServer::new(Approvals::new(engine.clone()))
+        .max_decoding_message_size(MAX_REQUEST_BYTES)
+        .accept_compressed(CompressionEncoding::Gzip);
     let health = HealthService::from_health_reporter(health.reporter().clone());
     let reflection = || {
         tonic_reflection::server::Builder::configure()
@@ -148,6 +153,7 @@ fn services(engine: &Engine, options: &ApiOptions, health: &Health) -> Result<Ro
         .add_service(system)
         .add_service(access)
         .add_service(dlq)
+        .add_service(approvals)
         .add_service(HealthServer::new(health))
         .add_service(v1)
         .add_service(v1alpha)
