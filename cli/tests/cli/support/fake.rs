@@ -4,6 +4,7 @@ use std::future::Future;
 use std::pin::Pin;
 
 use coretex::proto::access_service_server::AccessService;
+use coretex::proto::approval_service_server::ApprovalService;
 use coretex::proto::dlq_service_server::DlqService;
 use coretex::proto::job_service_server::JobService;
 use coretex::proto::system_service_server::SystemService;
@@ -98,6 +99,10 @@ fake! {
     rerun_job: RerunJobRequest => RerunJobResponse;
     cancel_jobs: CancelJobsRequest => Vec<CancelJobsResponse>;
     rerun_jobs: RerunJobsRequest => Vec<RerunJobsResponse>;
+    list_approvals: ListApprovalsRequest => ListApprovalsResponse;
+    get_approval: GetApprovalRequest => GetApprovalResponse;
+    resolve_approval: ResolveApprovalRequest => ResolveApprovalResponse;
+    watch_approvals: WatchApprovalsRequest => Vec<WatchApprovalsResponse>;
     list_dlq_entries: ListDlqEntriesRequest => ListDlqEntriesResponse;
     get_dlq_entry: GetDlqEntryRequest => GetDlqEntryResponse;
     retry_dlq_entry: RetryDlqEntryRequest => RetryDlqEntryResponse;
@@ -251,6 +256,26 @@ impl DlqService for Fake {
         get_dlq_entry(GetDlqEntryRequest) -> GetDlqEntryResponse;
         retry_dlq_entry(RetryDlqEntryRequest) -> RetryDlqEntryResponse;
         delete_dlq_entry(DeleteDlqEntryRequest) -> DeleteDlqEntryResponse;
+    }
+}
+
+#[tonic::async_trait]
+impl ApprovalService for Fake {
+    type WatchApprovalsStream = Messages<WatchApprovalsResponse>;
+
+    async fn watch_approvals(
+        &self,
+        request: Request<WatchApprovalsRequest>,
+    ) -> Result<Response<Self::WatchApprovalsStream>, Status> {
+        self.watch_approvals
+            .call(request.into_inner())
+            .map(messages)
+    }
+
+    hooked! {
+        list_approvals(ListApprovalsRequest) -> ListApprovalsResponse;
+        get_approval(GetApprovalRequest) -> GetApprovalResponse;
+        resolve_approval(ResolveApprovalRequest) -> ResolveApprovalResponse;
     }
 }
 
