@@ -49,7 +49,9 @@ mod payload;
 mod payload_store;
 pub mod worker;
 
-pub use client::{Bulk, Client, ClientBuilder, Io, Items, JobOutput, JobWatch, Submit};
+pub use client::{
+    ApprovalWatch, Bulk, Client, ClientBuilder, Io, Items, JobOutput, JobWatch, Submit,
+};
 pub use entropy::{Entropy, SystemEntropy};
 pub use error::{Error, FieldViolation};
 pub use job::{JobExt, is_final};

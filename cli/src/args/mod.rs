@@ -2,6 +2,7 @@
 //!
 //! Every comment on a field or a verb is its help text.
 
+pub(crate) mod approval;
 pub(crate) mod bulk;
 pub(crate) mod config;
 pub(crate) mod dlq;
@@ -114,6 +115,11 @@ pub(crate) enum Noun {
     Job {
         #[command(subcommand)]
         verb: job::Verb,
+    },
+    /// Look at jobs that wait for the consent of people, and give it or not
+    Approval {
+        #[command(subcommand)]
+        verb: approval::Verb,
     },
     /// Look at jobs that ended badly, and retry them or throw them away
     Dlq {

@@ -1,5 +1,6 @@
 //! What each verb does: call the server through the library, print the answer.
 
+mod approval;
 mod bulk;
 mod config;
 mod confirm;
@@ -74,6 +75,7 @@ pub(crate) fn run(cli: &Cli, ui: &Ui) -> Result<Exit, Failure> {
 async fn dispatch(cx: &Cx<'_>, noun: &Noun) -> Result<Exit, Failure> {
     match noun {
         Noun::Job { verb } => job::run(cx, verb).await,
+        Noun::Approval { verb } => approval::run(cx, verb).await,
         Noun::Dlq { verb } => dlq::run(cx, verb).await,
         Noun::Worker {
             verb: WorkerVerb::Exec(args),

@@ -4,6 +4,7 @@
 //! Texts of others (labels, errors, outputs) are cleaned before they reach a terminal: a control
 //! sequence in a job's error must not move the reader's cursor.
 
+mod approval;
 mod bulk;
 pub(crate) mod config;
 mod dlq;

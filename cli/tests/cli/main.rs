@@ -5,6 +5,7 @@
     reason = "a test may stop at what it did not expect"
 )]
 
+mod approvals;
 mod batch;
 mod config;
 mod dlq;

@@ -1,9 +1,10 @@
 //! The client: what it is made of and what its calls have in common.
 //!
-//! One file per noun holds the calls: `jobs`, `dlq`, `configs`, `workers`, `system`, `access`. How a call is made,
+//! One file per noun holds the calls: `jobs`, `approvals`, `dlq`, `configs`, `workers`, `system`, `access`. How a call is made,
 //! repeated and given up is in `call`; connections are in `transport`.
 
 mod access;
+mod approvals;
 mod builder;
 mod bulk;
 mod call;
@@ -25,6 +26,7 @@ use std::time::Duration;
 
 use tonic::metadata::{Ascii, MetadataValue};
 
+pub use approvals::ApprovalWatch;
 pub use builder::ClientBuilder;
 pub use bulk::Bulk;
 pub use items::Items;
@@ -48,8 +50,8 @@ pub(crate) const MAX_SERVER_WAIT: Duration = Duration::from_secs(60);
 /// Every RPC of the contract is a method that takes the request message and returns the response
 /// message. On top of them: [`submit`](Self::submit) builds and awaits jobs,
 /// [`wait_ended`](Self::wait_ended) waits as long as it takes, the `all_...` methods read list pages
-/// one after the other, and [`watch`](Self::watch) and [`read_output`](Self::read_output) resume by
-/// themselves.
+/// one after the other, and [`watch`](Self::watch), [`watch_approvals`](Self::watch_approvals) and
+/// [`read_output`](Self::read_output) resume by themselves.
 ///
 /// ```no_run
 /// use coretex::proto::GetJobRequest;

@@ -1,6 +1,7 @@
-//! Watching jobs, resumed by itself.
+//! Watching jobs, resumed by itself; what other watches share with that.
 
 use std::fmt;
+use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -42,23 +43,62 @@ impl fmt::Debug for JobWatch {
     }
 }
 
-struct State {
+/// A request whose answers are resumed by itself.
+pub(super) trait Watched: Clone + Send + 'static {
+    /// One answer.
+    type Message: Send + 'static;
+
+    /// Opens the stream.
+    fn open(
+        self,
+        client: &Client,
+    ) -> impl Future<Output = Result<Streaming<Self::Message>, Error>> + Send;
+
+    /// Takes the resume token of a message over; true when the stream is to end after it.
+    fn heard(&mut self, message: &Self::Message) -> bool;
+}
+
+impl Watched for WatchJobsRequest {
+    type Message = WatchJobsResponse;
+
+    async fn open(self, client: &Client) -> Result<Streaming<WatchJobsResponse>, Error> {
+        client
+            .open_stream(self, |channel, request| async move {
+                JobServiceClient::new(channel).watch_jobs(request).await
+            })
+            .await
+    }
+
+    fn heard(&mut self, message: &WatchJobsResponse) -> bool {
+        take_token(&mut self.resume_token, &message.resume_token);
+        let one = matches!(self.target, Some(Target::JobId(_)));
+        one && message.job.as_ref().is_some_and(JobExt::ended)
+    }
+}
+
+pub(super) fn take_token(token: &mut String, newer: &str) {
+    if !newer.is_empty() {
+        newer.clone_into(token);
+    }
+}
+
+struct State<R: Watched> {
     client: Client,
     /// As given, with the newest resume token.
-    request: WatchJobsRequest,
-    stream: Option<Streaming<WatchJobsResponse>>,
+    request: R,
+    stream: Option<Streaming<R::Message>>,
     patience: Patience,
-    /// The one job that is watched has ended.
-    job_ended: bool,
+    /// What is watched has ended.
+    ended: bool,
     over: bool,
 }
 
-impl State {
-    async fn next(&mut self) -> Option<Result<WatchJobsResponse, Error>> {
+impl<R: Watched> State<R> {
+    async fn next(&mut self) -> Option<Result<R::Message, Error>> {
         while !self.over {
             let error = match self.read().await {
                 Ok(Some(message)) => return Some(Ok(message)),
-                Ok(None) if self.job_ended => return None,
+                Ok(None) if self.ended => return None,
                 Ok(None) => Error::local(Code::Unavailable, "the server ended the watch"),
                 Err(error) => error,
             };
@@ -77,34 +117,18 @@ impl State {
         None
     }
 
-    async fn read(&mut self) -> Result<Option<WatchJobsResponse>, Error> {
+    async fn read(&mut self) -> Result<Option<R::Message>, Error> {
         let stream = match &mut self.stream {
             Some(stream) => stream,
-            none => none.insert(open(&self.client, self.request.clone()).await?),
+            none => none.insert(self.request.clone().open(&self.client).await?),
         };
         let Some(message) = stream.message().await? else {
             return Ok(None);
         };
         self.patience.heard();
-        if !message.resume_token.is_empty() {
-            self.request.resume_token.clone_from(&message.resume_token);
-        }
-        if matches!(self.request.target, Some(Target::JobId(_))) {
-            self.job_ended = message.job.as_ref().is_some_and(JobExt::ended);
-        }
+        self.ended = self.request.heard(&message);
         Ok(Some(message))
     }
-}
-
-async fn open(
-    client: &Client,
-    request: WatchJobsRequest,
-) -> Result<Streaming<WatchJobsResponse>, Error> {
-    client
-        .open_stream(request, |channel, request| async move {
-            JobServiceClient::new(channel).watch_jobs(request).await
-        })
-        .await
 }
 
 impl Client {
@@ -132,20 +156,28 @@ impl Client {
     /// Errors come as the last item: RESUME_TOKEN_INVALID when what was missed is no longer kept
     /// (list again), or the last error of an outage longer than the client's `outage_tolerance`.
     pub fn watch(&self, request: WatchJobsRequest) -> JobWatch {
+        JobWatch {
+            stream: self.resumed(request),
+        }
+    }
+
+    /// The messages of a watch, resumed where it was.
+    pub(super) fn resumed<R: Watched>(
+        &self,
+        request: R,
+    ) -> BoxStream<'static, Result<R::Message, Error>> {
         let state = State {
             client: self.clone(),
             request,
             stream: None,
             patience: Patience::new(self.shared.outage_tolerance),
-            job_ended: false,
+            ended: false,
             over: false,
         };
-        let stream = stream::unfold(state, |mut state| async move {
+        stream::unfold(state, |mut state| async move {
             let item = state.next().await?;
             Some((item, state))
-        });
-        JobWatch {
-            stream: stream.boxed(),
-        }
+        })
+        .boxed()
     }
 }

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use coretex_proto::v1::access_service_server::SERVICE_NAME as ACCESS;
+use coretex_proto::v1::approval_service_server::SERVICE_NAME as APPROVALS;
 use coretex_proto::v1::config_service_server::SERVICE_NAME as CONFIGS;
 use coretex_proto::v1::dlq_service_server::SERVICE_NAME as DLQ;
 use coretex_proto::v1::job_service_server::SERVICE_NAME as JOBS;
@@ -13,7 +14,9 @@ use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
 /// What is reported on: the server as a whole, and each service by name.
-const SERVICES: [&str; 8] = ["", JOBS, WORKERS, SYSTEM, ACCESS, DLQ, POLICY, CONFIGS];
+const SERVICES: [&str; 9] = [
+    "", JOBS, WORKERS, SYSTEM, ACCESS, DLQ, APPROVALS, POLICY, CONFIGS,
+];
 
 /// Sets what health checks answer. All clones are one.
 #[derive(Clone)]

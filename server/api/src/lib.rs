@@ -1,12 +1,13 @@
 //! The gRPC services of Coretex.
 //!
-//! One file a noun: `jobs`, `dlq`, `workers`, `system`, `access`. A method validates and converts
+//! One file a noun: `jobs`, `approvals`, `dlq`, `workers`, `system`, `access`. A method validates and converts
 //! the request (`validate`, `convert`), calls the engine, and converts the answer. Who calls,
 //! whether they may, deadlines, metrics and request ids are tower layers (`layers`) in an order
 //! that `routes` fixes; what failed becomes a status in `status` and nowhere else. No rule of
 //! the domain and no storage lives here.
 
 mod access;
+mod approvals;
 mod bulk;
 mod call;
 mod configs;

@@ -17,6 +17,7 @@ use std::time::Duration;
 use coretex_engine::Engine;
 use coretex_proto::FILE_DESCRIPTOR_SET;
 use coretex_proto::v1::access_service_server::AccessServiceServer;
+use coretex_proto::v1::approval_service_server::ApprovalServiceServer;
 use coretex_proto::v1::config_service_server::ConfigServiceServer;
 use coretex_proto::v1::dlq_service_server::DlqServiceServer;
 use coretex_proto::v1::job_service_server::JobServiceServer;
@@ -37,6 +38,7 @@ use tower::{Service, ServiceBuilder};
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
 use crate::access::Access;
+use crate::approvals::Approvals;
 use crate::configs::Configs;
 use crate::dlq::Dlq;
 use crate::health::Health;
@@ -138,6 +140,9 @@ fn services(engine: &Engine, options: &ApiOptions, health: &Health) -> Result<Ro
     let configs = ConfigServiceServer::new(Configs::new(engine.clone()))
         .max_decoding_message_size(MAX_REQUEST_BYTES)
         .accept_compressed(CompressionEncoding::Gzip);
+    let approvals = ApprovalServiceServer::new(Approvals::new(engine.clone()))
+        .max_decoding_message_size(MAX_REQUEST_BYTES)
+        .accept_compressed(CompressionEncoding::Gzip);
     let health = HealthService::from_health_reporter(health.reporter().clone());
     let reflection = || {
         tonic_reflection::server::Builder::configure()
@@ -160,6 +165,7 @@ fn services(engine: &Engine, options: &ApiOptions, health: &Health) -> Result<Ro
         .add_service(dlq)
         .add_service(policy)
         .add_service(configs)
+        .add_service(approvals)
         .add_service(HealthServer::new(health))
         .add_service(v1)
         .add_service(v1alpha)

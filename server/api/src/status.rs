@@ -214,6 +214,18 @@ fn describe_engine(error: Error) -> Description {
         Error::TooManyBundles { limit } => {
             plain(Code::ResourceExhausted, Reason::TooManyBundles).with("limit", limit.to_string())
         }
+        Error::ApprovalHashMismatch => {
+            plain(Code::FailedPrecondition, Reason::ApprovalHashMismatch)
+        }
+        Error::ApprovalResolved { state } => {
+            plain(Code::FailedPrecondition, Reason::ApprovalAlreadyResolved)
+                .with("state", state.name())
+        }
+        Error::ApprovalOwnRequest => plain(Code::PermissionDenied, Reason::ApproverIsRequester),
+        Error::ApprovalRoleMissing { roles } => {
+            plain(Code::PermissionDenied, Reason::ApproverRoleMissing)
+                .with("roles", roles.join(","))
+        }
         Error::JobNotEnded => plain(Code::FailedPrecondition, Reason::JobNotEnded),
         Error::TooManyWaitingJobs { limit } => {
             plain(Code::ResourceExhausted, Reason::TooManyWaitingJobs)
@@ -322,6 +334,7 @@ fn not_found(noun: Noun, id: &str) -> Description {
         Noun::Job => (ErrorReason::JobNotFound, "job_id", "job"),
         Noun::Worker => (ErrorReason::WorkerNotFound, "worker_id", "worker"),
         Noun::ApiKey => (ErrorReason::ApiKeyNotFound, "key_id", "api key"),
+        Noun::Approval => (ErrorReason::ApprovalNotFound, "approval_id", "approval"),
         Noun::DlqEntry => (ErrorReason::DlqEntryNotFound, "entry_id", "dead letter"),
         Noun::Bundle => (ErrorReason::BundleNotFound, "bundle_id", "bundle"),
         Noun::Snapshot => (ErrorReason::SnapshotNotFound, "snapshot_id", "snapshot"),

@@ -42,6 +42,13 @@ const MAY_CALL: &[(&str, &[&str])] = &[
     ("AccessService/ListApiKeys", &["admin", "auditor"]),
     ("AccessService/RevokeApiKey", &["admin"]),
     ("AccessService/WhoAmI", &ROLES),
+    ("ApprovalService/GetApproval", READERS),
+    ("ApprovalService/ListApprovals", READERS),
+    (
+        "ApprovalService/ResolveApproval",
+        &["admin", "operator", "approver"],
+    ),
+    ("ApprovalService/WatchApprovals", READERS),
     ("ConfigService/DeleteConfig", OPERATORS),
     ("ConfigService/GetConfig", OVERSEERS),
     ("ConfigService/GetEffectiveConfig", OVERSEERS),

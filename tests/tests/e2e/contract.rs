@@ -44,6 +44,11 @@ impl Bad {
 const BAD: &[(&str, Bad)] = &[
     ("*.job_id", Bad::Text("a b")),
     ("*.entry_id", Bad::Text("a b")),
+    ("*.approval_id", Bad::Text("a b")),
+    ("*.requested_by", Bad::Text("\n")),
+    ("*.rule_id", Bad::Text("\n")),
+    ("ResolveApprovalRequest.expected_hash", Bad::Text("no hash")),
+    ("ResolveApprovalRequest.reason", Bad::Long(5_000)),
     ("*.parent_job_id", Bad::Text("a b")),
     ("*.worker_id", Bad::Text("a b")),
     ("*.key_id", Bad::Text("a b")),

@@ -4,6 +4,7 @@ use std::future::Future;
 use std::pin::Pin;
 
 use coretex::proto::access_service_server::AccessService;
+use coretex::proto::approval_service_server::ApprovalService;
 use coretex::proto::config_service_server::ConfigService;
 use coretex::proto::dlq_service_server::DlqService;
 use coretex::proto::job_service_server::JobService;
@@ -99,6 +100,10 @@ fake! {
     rerun_job: RerunJobRequest => RerunJobResponse;
     cancel_jobs: CancelJobsRequest => Vec<CancelJobsResponse>;
     rerun_jobs: RerunJobsRequest => Vec<RerunJobsResponse>;
+    list_approvals: ListApprovalsRequest => ListApprovalsResponse;
+    get_approval: GetApprovalRequest => GetApprovalResponse;
+    resolve_approval: ResolveApprovalRequest => ResolveApprovalResponse;
+    watch_approvals: WatchApprovalsRequest => Vec<WatchApprovalsResponse>;
     list_dlq_entries: ListDlqEntriesRequest => ListDlqEntriesResponse;
     get_dlq_entry: GetDlqEntryRequest => GetDlqEntryResponse;
     retry_dlq_entry: RetryDlqEntryRequest => RetryDlqEntryResponse;
@@ -270,6 +275,26 @@ impl ConfigService for Fake {
         delete_config(DeleteConfigRequest) -> DeleteConfigResponse;
         list_config_revisions(ListConfigRevisionsRequest) -> ListConfigRevisionsResponse;
         get_effective_config(GetEffectiveConfigRequest) -> GetEffectiveConfigResponse;
+    }
+}
+
+#[tonic::async_trait]
+impl ApprovalService for Fake {
+    type WatchApprovalsStream = Messages<WatchApprovalsResponse>;
+
+    async fn watch_approvals(
+        &self,
+        request: Request<WatchApprovalsRequest>,
+    ) -> Result<Response<Self::WatchApprovalsStream>, Status> {
+        self.watch_approvals
+            .call(request.into_inner())
+            .map(messages)
+    }
+
+    hooked! {
+        list_approvals(ListApprovalsRequest) -> ListApprovalsResponse;
+        get_approval(GetApprovalRequest) -> GetApprovalResponse;
+        resolve_approval(ResolveApprovalRequest) -> ResolveApprovalResponse;
     }
 }
 

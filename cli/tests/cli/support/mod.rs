@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use coretex::proto::access_service_server::AccessServiceServer;
+use coretex::proto::approval_service_server::ApprovalServiceServer;
 use coretex::proto::config_service_server::ConfigServiceServer;
 use coretex::proto::dlq_service_server::DlqServiceServer;
 use coretex::proto::job_service_server::JobServiceServer;
@@ -144,6 +145,7 @@ impl Scene {
         let url = format!("http://{}", listener.local_addr().unwrap());
         let serving = Server::builder()
             .add_service(JobServiceServer::from_arc(Arc::clone(&fake)))
+            .add_service(ApprovalServiceServer::from_arc(Arc::clone(&fake)))
             .add_service(DlqServiceServer::from_arc(Arc::clone(&fake)))
             .add_service(ConfigServiceServer::from_arc(Arc::clone(&fake)))
             .add_service(AccessServiceServer::from_arc(Arc::clone(&fake)))

@@ -51,6 +51,8 @@ const fn kind(kind: EventType) -> v1::JobEventType {
         EventType::LateResult => v1::JobEventType::LateResult,
         EventType::SlotReleased => v1::JobEventType::SlotReleased,
         EventType::DeadLetterSettled => v1::JobEventType::DeadLetterSettled,
+        EventType::ApprovalVoted => v1::JobEventType::ApprovalVoted,
+        EventType::ApprovalEscalated => v1::JobEventType::ApprovalEscalated,
     }
 }
 

@@ -2,6 +2,7 @@
 //! ([`crate::validate`]), so that no rule is written twice.
 
 pub(crate) mod access;
+pub(crate) mod approval;
 pub(crate) mod bulk;
 pub(crate) mod bundle;
 pub(crate) mod config;

@@ -140,6 +140,7 @@ mod tests {
             policy_snapshot: "s".to_owned(),
             constraints: None,
             approval_id: String::new(),
+            terms: None,
             remediations: Vec::new(),
             retry_at: None,
             bucket: String::new(),

@@ -61,6 +61,13 @@ fn problems() -> Vec<Problem> {
         Error::TeamNotAllowed { team_id: id() },
         Error::RoleNotAllowed { role: id() },
         Error::JobNotEnded,
+        Error::no_approval("a-1"),
+        Error::ApprovalHashMismatch,
+        Error::ApprovalResolved {
+            state: coretex_core::approval::ApprovalState::Expired,
+        },
+        Error::ApprovalOwnRequest,
+        Error::ApprovalRoleMissing { roles: vec![id()] },
         Error::TooManyWaitingJobs { limit: 7 },
         Error::SubmitRateExceeded { retry_after: pause },
         Error::ConcurrencyLimitReached {

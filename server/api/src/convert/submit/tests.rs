@@ -166,6 +166,7 @@ fn accepted(submit: SubmitJob) -> coretex_core::job::Job {
         policy_snapshot: "s".to_owned(),
         constraints: None,
         approval_id: String::new(),
+        terms: None,
         remediations: Vec::new(),
         retry_at: None,
         bucket: String::new(),

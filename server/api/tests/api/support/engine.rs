@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use coretex_bus::InProcBus;
 use coretex_core::time::{Clock, IdGen, Timestamp};
-use coretex_engine::{AllowAll, Engine, EngineOptions, Limits, Retention, Timing};
+use coretex_engine::{AllowAll, Engine, EngineOptions, Kernel, Limits, Retention, Timing};
 use coretex_store::embedded::{EmbeddedOptions, EmbeddedStore, WriterMode};
 use tokio::time::Instant;
 
@@ -56,6 +56,11 @@ pub async fn engine(dev: bool) -> Engine {
 
 /// As [`engine`], with these limits.
 pub async fn engine_with(dev: bool, limits: Limits) -> Engine {
+    engine_of(dev, limits, Arc::new(AllowAll)).await
+}
+
+/// As [`engine_with`], with this kernel.
+pub async fn engine_of(dev: bool, limits: Limits, kernel: Arc<dyn Kernel>) -> Engine {
     let clock = Arc::new(VirtualClock {
         base: Timestamp::from_micros(1_700_000_000_000_000),
         origin: Instant::now(),
@@ -67,7 +72,7 @@ pub async fn engine_with(dev: bool, limits: Limits) -> Engine {
         store,
         bus: Arc::new(InProcBus::new()),
         ids: SeededIds::new(7),
-        kernel: Arc::new(AllowAll),
+        kernel,
         signatures: coretex_engine::Signatures::default(),
         limits,
         retention: Retention::default(),
