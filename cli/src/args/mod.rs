@@ -4,6 +4,7 @@
 
 pub(crate) mod approval;
 pub(crate) mod bulk;
+pub(crate) mod bundle;
 pub(crate) mod config;
 pub(crate) mod dlq;
 pub(crate) mod job;
@@ -136,7 +137,12 @@ pub(crate) enum Noun {
         #[command(subcommand)]
         verb: pool::Verb,
     },
-    /// Check and test policy bundles
+    /// Write, read and sign bundles of policy rules
+    Bundle {
+        #[command(subcommand)]
+        verb: bundle::Verb,
+    },
+    /// Check and test bundles, put them in force, and ask what they say
     Policy {
         #[command(subcommand)]
         verb: policy::Verb,

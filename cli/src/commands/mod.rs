@@ -2,6 +2,7 @@
 
 mod approval;
 mod bulk;
+mod bundle;
 mod config;
 mod confirm;
 mod dlq;
@@ -46,6 +47,11 @@ pub(crate) fn run(cli: &Cli, ui: &Ui) -> Result<Exit, Failure> {
     {
         return exit;
     }
+    if let Noun::Bundle { verb } = &cli.noun
+        && let Some(exit) = bundle::offline(verb, ui)
+    {
+        return exit;
+    }
     log(cli);
     let mut builder = match &cli.noun {
         // Children are started and read in parallel.
@@ -82,12 +88,14 @@ async fn dispatch(cx: &Cx<'_>, noun: &Noun) -> Result<Exit, Failure> {
         } => exec::run(cx, args).await,
         Noun::Worker { verb } => done(worker::run(cx, verb)).await,
         Noun::Pool { verb } => done(pool::run(cx, verb)).await,
+        Noun::Bundle { verb } => done(bundle::run(cx, verb)).await,
+        Noun::Policy { verb } => policy::run(cx, verb).await,
         Noun::Config { verb } => done(config::run(cx, verb)).await,
         Noun::Key { verb } => done(key::run(cx, verb)).await,
         Noun::Whoami => done(system::whoami(cx)).await,
         Noun::Status => done(system::status(cx)).await,
         // Done before there was a connection.
-        Noun::Completions { .. } | Noun::Policy { .. } => Ok(Exit::Done),
+        Noun::Completions { .. } => Ok(Exit::Done),
     }
 }
 

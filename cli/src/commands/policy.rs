@@ -1,6 +1,8 @@
 //! `coretexctl policy ...`. Checking and testing bundles is the business of `coretex_core::policy`,
 //! the same code that the server runs.
 
+mod online;
+
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::Read;
@@ -10,6 +12,7 @@ use std::sync::Arc;
 use coretex_core::document::{MAX_BYTES, Problem};
 use coretex_core::policy::{Bundle, Snapshot, cases};
 
+use super::Cx;
 use crate::args::policy::Verb;
 use crate::failure::{Exit, Failure};
 use crate::output::Ui;
@@ -20,7 +23,13 @@ pub(super) fn offline(verb: &Verb, ui: &Ui) -> Option<Result<Exit, Failure>> {
     match verb {
         Verb::Check { files } => Some(check(files, ui)),
         Verb::Test { files } => Some(test(files, ui)),
+        _ => None,
     }
+}
+
+/// Does what needs a server.
+pub(super) async fn run(cx: &Cx<'_>, verb: &Verb) -> Result<Exit, Failure> {
+    Box::pin(online::run(cx, verb)).await
 }
 
 /// What the files hold.

@@ -7,6 +7,7 @@
 mod approval;
 mod bulk;
 pub(crate) mod config;
+mod decision;
 mod dlq;
 mod grid;
 pub(crate) mod job;

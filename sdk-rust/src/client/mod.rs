@@ -1,6 +1,6 @@
 //! The client: what it is made of and what its calls have in common.
 //!
-//! One file per noun holds the calls: `jobs`, `approvals`, `dlq`, `configs`, `workers`, `system`, `access`. How a call is made,
+//! One file per noun holds the calls: `jobs`, `approvals`, `dlq`, `configs`, `policy`, `workers`, `system`, `access`. How a call is made,
 //! repeated and given up is in `call`; connections are in `transport`.
 
 mod access;
@@ -13,6 +13,7 @@ mod dlq;
 mod items;
 mod jobs;
 mod output;
+mod policy;
 mod submit;
 mod system;
 mod transport;

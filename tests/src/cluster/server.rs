@@ -25,11 +25,15 @@ const CANNOT_START: i32 = 3;
 /// How much of a server's log a failing test shows.
 const SHOWN_LOG: usize = 60;
 
+/// The policy of servers that need credentials, unless a test has its own.
+const ALLOW_ALL: &str = "version: 1\nrules:\n  - {id: allow-all, decision: allow}\n";
+
 /// How a server is started. The default needs no credentials.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
     secured: bool,
     settings: Vec<(String, String)>,
+    policy: Vec<(String, String)>,
     backends: Option<Arc<Servers>>,
 }
 
@@ -51,6 +55,13 @@ impl Options {
     #[must_use]
     pub fn set(mut self, variable: &str, value: &str) -> Self {
         self.settings.push((variable.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Judges jobs by this bundle, a file beside the server, instead of allowing all of them.
+    #[must_use]
+    pub fn policy(mut self, name: &str, bundle: &str) -> Self {
+        self.policy.push((name.to_owned(), bundle.to_owned()));
         self
     }
 
@@ -134,6 +145,25 @@ impl Server {
         poll::until_async("the server's port", limit, async || self.try_launch().await).await;
     }
 
+    /// Where the server's policy files are, if it has any. Outside development nothing runs without.
+    fn policy(&self) -> Option<PathBuf> {
+        let mut files = self.options.policy.clone();
+        if files.is_empty() {
+            if !self.options.secured {
+                return None;
+            }
+            files.push(("allow-all".to_owned(), ALLOW_ALL.to_owned()));
+        }
+        let folder = self.folder.path().join("policy");
+        let written = fs::create_dir_all(&folder).and_then(|()| {
+            files
+                .iter()
+                .try_for_each(|(name, text)| fs::write(folder.join(format!("{name}.yaml")), text))
+        });
+        written.unwrap_or_else(|error| panic!("policy files not written: {error}"));
+        Some(folder)
+    }
+
     fn spawn(&self) -> Child {
         let mut command = Command::new(binaries::path("coretexd"));
         for (name, _) in std::env::vars_os() {
@@ -143,6 +173,9 @@ impl Server {
         }
         if !self.options.secured {
             command.arg("--dev");
+        }
+        if let Some(policy) = self.policy() {
+            command.arg("--policy-dir").arg(policy);
         }
         command
             .args(["--listen", &self.listen.to_string()])

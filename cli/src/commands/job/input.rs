@@ -11,7 +11,7 @@ use crate::args::job::Input;
 use crate::failure::Failure;
 
 /// The input that was given; `None` if none was.
-pub(super) fn payload(input: &Input) -> Result<Option<Payload>, Failure> {
+pub(in crate::commands) fn payload(input: &Input) -> Result<Option<Payload>, Failure> {
     if let Some(text) = &input.input {
         let json: Value = serde_json::from_str(text).map_err(|error| {
             Failure::usage("--input is not json")

@@ -3,7 +3,7 @@
 mod batch;
 mod batch_line;
 mod follow;
-mod input;
+pub(super) mod input;
 mod many;
 mod output;
 mod request;

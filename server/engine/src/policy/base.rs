@@ -1,6 +1,8 @@
 //! Bundles from files beside the server. Those of the replica that owns the shard count: it puts them
 //! in force when they are others than the ones that were last taken over.
 
+use std::sync::Arc;
+
 use coretex_core::time::Timestamp;
 use coretex_store::{Batch, CommitError, CommitId, Shard, codec};
 use parking_lot::Mutex;
@@ -39,11 +41,11 @@ impl BaseBundle {
 #[derive(Debug, Default)]
 pub(crate) struct Base {
     /// What they hold; `None` until they have been read.
-    files: Mutex<Option<Vec<BaseBundle>>>,
+    files: Mutex<Option<Arc<Vec<BaseBundle>>>>,
     /// Files that could not be read, or hold what cannot be in force.
     problems: Mutex<Vec<String>>,
     /// The files that were last taken over, or found to be, since this replica owns the shard.
-    taken: Mutex<Option<Vec<BaseBundle>>>,
+    taken: Mutex<Option<Arc<Vec<BaseBundle>>>>,
 }
 
 /// Bundles with those of files among them.
@@ -65,7 +67,7 @@ impl Engine {
     /// `Unavailable`, `OutcomeUnknown`: they are taken over within a second of the store's return.
     pub async fn set_base_bundles(&self, mut files: Vec<BaseBundle>) -> Result<()> {
         files.sort_by(|a, b| a.name.cmp(&b.name));
-        *self.base().files.lock() = Some(files);
+        *self.base().files.lock() = Some(Arc::new(files));
         self.keep_base().await
     }
 

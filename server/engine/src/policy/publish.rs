@@ -560,7 +560,9 @@ impl Engine {
 
 fn by_name(bundles: &BTreeMap<String, Arc<Bundle>>) -> Vec<(&str, &Bundle)> {
     let pairs = bundles.iter();
-    pairs.map(|(name, bundle)| (name.as_str(), &**bundle)).collect()
+    pairs
+        .map(|(name, bundle)| (name.as_str(), &**bundle))
+        .collect()
 }
 
 fn answer(record: &SnapshotRecord, current: Option<&str>) -> SnapshotAnswer {
