@@ -76,6 +76,16 @@ const BAD: &[(&str, Bad)] = &[
     ("CapAttributes.step_index", Bad::Number(-1.0)),
     ("CapContextHints.max_input_tokens", Bad::Number(-1.0)),
     ("CapContextHints.tags", Bad::Text("")),
+    ("Bundle.bundle_id", Bad::Text("a b")),
+    ("*.bundle_id", Bad::Text("a b")),
+    ("*.bundle_ids", Bad::Text("a b")),
+    ("Bundle.content", Bad::Text("")),
+    ("Bundle.description", Bad::Long(5_000)),
+    ("Bundle.signature", Bad::Text("\n")),
+    ("*.note", Bad::Long(5_000)),
+    ("*.snapshot_id", Bad::Text("a b")),
+    ("*.compare_with", Bad::Text("a b")),
+    ("PolicySubject.estimated_cost", Bad::Number(-1.0)),
     ("*.etag", Bad::Text("\n")),
     ("*.scope_id", Bad::Text("a b")),
     ("*.step_id", Bad::Text("a b")),
@@ -143,6 +153,39 @@ const NEVER_WRONG: &[(&str, &str)] = &[
     (
         "CapContextHints.allow_summarization",
         "both values of a flag are good",
+    ),
+    ("Bundle.enabled", "both values of a flag are good"),
+    (
+        "GetBundleRequest.published",
+        "both values of a flag are good",
+    ),
+    (
+        "Bundle.state",
+        "only the server sets it; what a caller says is not looked at",
+    ),
+    (
+        "Bundle.author",
+        "only the server sets it; what a caller says is not looked at",
+    ),
+    (
+        "Bundle.etag",
+        "only the server sets it; what a caller says is not looked at",
+    ),
+    (
+        "Bundle.update_time",
+        "only the server sets it; what a caller says is not looked at",
+    ),
+    (
+        "Bundle.base",
+        "only the server sets it; what a caller says is not looked at",
+    ),
+    (
+        "Bundle.digest",
+        "only the server sets it; what a caller says is not looked at",
+    ),
+    (
+        "Bundle.rule_count",
+        "only the server sets it; what a caller says is not looked at",
     ),
     (
         "JobMetadata.verified",

@@ -22,6 +22,7 @@ mod dlq;
 mod jobs;
 mod outages;
 mod output;
+mod policy;
 mod reload;
 mod restarts;
 mod scheduling;

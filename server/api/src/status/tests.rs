@@ -40,6 +40,23 @@ fn problems() -> Vec<Problem> {
             current: Some(id()),
         },
         Error::EtagMismatch { current: None },
+        Error::NotFound {
+            noun: Noun::Bundle,
+            id: id(),
+        },
+        Error::NotFound {
+            noun: Noun::Snapshot,
+            id: id(),
+        },
+        Error::BundleInForce { bundle_id: id() },
+        Error::SignatureInvalid {
+            bundle_id: id(),
+            reason: "has no signature".to_owned(),
+        },
+        Error::PolicyUnavailable {
+            reason: "the policy has not been loaded".to_owned(),
+        },
+        Error::TooManyBundles { limit: 100 },
         Error::TooManyConfigs {
             documents: 7,
             bytes: 8,

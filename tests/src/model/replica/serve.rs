@@ -68,6 +68,7 @@ impl Replica {
             bucket: String::new(),
             taken: Vec::new(),
             config_hash: String::new(),
+            terms: None,
         };
         let job = accept(new, Verdict::Decided(Box::new(decision)), now);
         if let Some(session) = self.slot_for_newcomer(ctx, &job) {
