@@ -11,8 +11,10 @@ pub mod evaluate;
 pub mod explain;
 pub mod glob;
 mod index;
+mod key;
 mod matching;
 mod mcp;
+mod restrict;
 pub mod rule;
 pub mod safety;
 pub mod secrets;
@@ -27,7 +29,9 @@ pub use self::constraints::NOTHING;
 pub use self::evaluate::{Condition, CounterRef, History, Outcome, RateTaken, Undecided};
 pub use self::explain::Explanation;
 pub use self::mcp::fold_labels;
-pub use self::snapshot::{MAX_BUNDLES, MAX_SNAPSHOT_RULES, Snapshot, SnapshotError};
+pub use self::snapshot::{
+    MAX_BUNDLES, MAX_SNAPSHOT_PATTERNS, MAX_SNAPSHOT_RULES, Snapshot, SnapshotError,
+};
 pub use self::subject::Subject;
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -64,10 +64,19 @@ impl Reader {
     fn add(&self, place: (usize, usize), path: Path, message: &str) {
         let mut problems = self.problems.borrow_mut();
         if problems.len() == MAX_PROBLEMS {
-            self.dropped.set(self.dropped.get() + 1);
+            drop(problems);
+            self.drop_one();
             return;
         }
         problems.push(Problem::new(place, path, message));
+    }
+
+    fn is_full(&self) -> bool {
+        self.problems.borrow().len() == MAX_PROBLEMS
+    }
+
+    fn drop_one(&self) {
+        self.dropped.set(self.dropped.get() + 1);
     }
 }
 
@@ -440,6 +449,11 @@ impl<'a> Object<'a> {
         for entry in self.entries {
             let key = entry.key.as_str();
             if self.known.contains(&key) {
+                continue;
+            }
+            if self.field.reader.is_full() {
+                // Looking for likely names takes time; nobody reads more of them.
+                self.field.reader.drop_one();
                 continue;
             }
             let hint = nearest(key, &self.known).map_or_else(

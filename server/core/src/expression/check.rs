@@ -26,6 +26,7 @@ pub(super) fn check(source: &str, expr: Expr, scope: &Scope) -> Result<Plan, Vec
         return Ok(Plan {
             root,
             variables: checker.variables,
+            patterns: checker.patterns,
         });
     }
     errors.sort_by_key(|error| error.position);

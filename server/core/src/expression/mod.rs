@@ -102,6 +102,12 @@ impl Expression {
         &self.source
     }
 
+    /// How many constant regular expressions it keeps compiled, each of up to half a MiB.
+    #[must_use]
+    pub const fn patterns(&self) -> usize {
+        self.plan.patterns
+    }
+
     /// The parts of its variables that the expression may read, as lists of names such as
     /// `["steps", "fetch", "output"]`, sorted. Nothing else is read, so a caller can load just
     /// these.

@@ -84,4 +84,6 @@ pub(super) struct Plan {
     pub(super) root: Node,
     /// Names of the scope's variables that the expression uses, each once.
     pub(super) variables: Vec<String>,
+    /// How many patterns are kept compiled.
+    pub(super) patterns: usize,
 }

@@ -18,6 +18,8 @@ use crate::routing::pattern::TopicPattern;
 
 /// The most rules of one bundle.
 pub const MAX_RULES: usize = 10_000;
+/// The most regular expressions that the rules of one bundle keep compiled.
+pub const MAX_PATTERNS: usize = 1_000;
 /// The most counters of one bundle.
 pub const MAX_COUNTERS: usize = 20;
 /// The most tenants that one bundle names.
@@ -121,6 +123,11 @@ impl Bundle {
         rules.split_off(all.map_or(rules.len(), |place| place + 1))
     }
 
+    /// How many regular expressions its rules keep compiled.
+    pub(super) fn patterns(&self) -> usize {
+        self.rules.iter().map(Rule::patterns).sum()
+    }
+
     fn read(field: &Field<'_>) -> Option<Self> {
         let mut object = field.object()?;
         if let Some(version) = object.require("version")
@@ -174,6 +181,7 @@ impl Bundle {
             .map_or_else(Vec::new, |field| field.items(MAX_RULES));
         let mut ids = BTreeSet::new();
         let mut rules = Vec::with_capacity(items.len());
+        let mut patterns = 0;
         for item in &items {
             let Some(rule) = Rule::read(item, &scopes) else {
                 continue;
@@ -182,7 +190,15 @@ impl Bundle {
                 let message = format!("the rule id `{}` stands here twice", rule.id);
                 item.problem_at("id", message);
             }
+            patterns += rule.patterns();
             rules.push(rule);
+            if patterns > MAX_PATTERNS {
+                // What follows is not even compiled: each may take half a MiB.
+                item.problem(format_args!(
+                    "more than {MAX_PATTERNS} regular expressions up to here"
+                ));
+                break;
+            }
         }
         object.finish();
         Some(Self {

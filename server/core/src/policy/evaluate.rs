@@ -15,13 +15,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use serde_json::{Value as Json, json};
-use sha2::{Digest, Sha256};
 
-use super::bundle::Counter;
+use super::key::{counter_ref, key_value, shortened};
 use super::matching::{Criterion, Fit};
+use super::restrict::{lists_vote, safety_votes};
 use super::rule::{RateKey, Rule};
-use super::safety::Safety;
-use super::secrets::Secrets;
 use super::snapshot::{Compiled, Snapshot};
 use super::subject::{Facts, InputApart, Subject};
 use super::terms::ApprovalTerms;
@@ -29,9 +27,6 @@ use super::vote::{Vote, Voter, outcome};
 use super::{Constraints, Decision, Remediation};
 use crate::expression::Expression;
 use crate::routing::Rate;
-
-/// The longest value of a key that stands in a name as it is; longer ones are hashed.
-const MAX_KEY: usize = 64;
 
 /// What is decided about a job.
 #[derive(Clone, Debug, PartialEq)]
@@ -406,150 +401,4 @@ fn reads_mcp(expression: &Expression) -> bool {
         let mut names = path.iter().map(String::as_str);
         names.next() == Some("job") && names.next().is_none_or(|field| field == "mcp")
     })
-}
-
-/// The value of a key as text; the inner error says why it has none.
-fn key_value(
-    expression: &Expression,
-    subject: &Subject<'_>,
-) -> Result<Result<String, String>, Undecided> {
-    let facts = Facts::new(subject, json!({}), 0);
-    match expression.evaluate(&facts) {
-        Ok(Json::String(text)) => Ok(Ok(text)),
-        Ok(value @ (Json::Bool(_) | Json::Number(_))) => Ok(Ok(value.to_string())),
-        Ok(_) => Ok(Err(
-            "a key must be a text, a number or true or false".to_owned()
-        )),
-        Err(_) if facts.missed_input() => Err(Undecided::NeedsInput),
-        Err(error) => Ok(Err(error.to_string())),
-    }
-}
-
-fn counter_ref(
-    bundle: &Compiled,
-    counter: &Counter,
-    subject: &Subject<'_>,
-) -> Result<CounterRef, String> {
-    let value = key_value(&counter.key, subject).map_err(|undecided| undecided.to_string())??;
-    Ok(CounterRef {
-        id: format!("{}/{}", bundle.name, counter.id),
-        key: format!("{}/{}", subject.tenant, shortened(&value)),
-        window: counter.window,
-    })
-}
-
-/// A value as part of a name: as it is when it is short and plain, else its hash.
-fn shortened(value: &str) -> String {
-    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.' | b'@' | b':');
-    if value.len() <= MAX_KEY && value.bytes().all(plain) {
-        return value.to_owned();
-    }
-    let hash = Sha256::digest(value.as_bytes());
-    // A plain value never begins so.
-    format!("#{}", hex_of(&hash))
-}
-
-/// The first 128 bits of a hash.
-fn hex_of(hash: &[u8]) -> String {
-    let bytes = hash.iter().take(16);
-    bytes.map(|byte| format!("{byte:02x}")).collect()
-}
-
-/// What the topic lists of the tenant say: they can only deny.
-fn lists_vote<'s, R: Recorder>(
-    bundle: &'s Compiled,
-    subject: &Subject<'_>,
-    recorder: &mut R,
-) -> Option<Vote<'s>> {
-    let lists = bundle.bundle.lists(subject.tenant)?;
-    let topic = &subject.spec.topic;
-    let tenant = subject.tenant;
-    let reason = if let Some(pattern) = lists.deny.iter().find(|p| p.matches(topic)) {
-        format!("topic `{topic}` is denied to tenant `{tenant}` by `{pattern}`")
-    } else if lists
-        .allow
-        .as_ref()
-        .is_some_and(|allow| !allow.iter().any(|pattern| pattern.matches(topic)))
-    {
-        format!("topic `{topic}` is not among those allowed to tenant `{tenant}`")
-    } else {
-        return None;
-    };
-    let voter = Voter::Lists {
-        bundle: &bundle.name,
-    };
-    let reason = format!("{reason} (bundle `{}`)", bundle.name);
-    recorder.restriction(voter, Decision::Deny, &reason);
-    Some(Vote::new(voter, Decision::Deny, reason))
-}
-
-/// What the safety section says: it can only deny or ask for an approval.
-fn safety_votes<R: Recorder>(
-    safety: &Safety,
-    subject: &Subject<'_>,
-    votes: &mut Vec<Vote<'_>>,
-    recorder: &mut R,
-) -> Result<(), Undecided> {
-    let spec = subject.spec;
-    let topic = &spec.topic;
-    let metadata = &spec.metadata;
-    let mut add = |decision: Decision, reason: String| {
-        let reason = format!("configuration: {reason}");
-        recorder.restriction(Voter::Safety, decision, &reason);
-        let mut vote = Vote::new(Voter::Safety, decision, reason);
-        if decision == Decision::RequireApproval {
-            vote.approval = Some(ApprovalTerms::default());
-        }
-        votes.push(vote);
-    };
-    if let Some(allowed) = &safety.allowed_topics
-        && !allowed.iter().any(|pattern| pattern.matches(topic))
-    {
-        add(
-            Decision::Deny,
-            format!("topic `{topic}` is not in `allowed_topics`"),
-        );
-    }
-    if let Some(pattern) = safety.denied_topics.iter().find(|p| p.matches(topic)) {
-        let reason = format!("`{pattern}` of `denied_topics` matches topic `{topic}`");
-        add(Decision::Deny, reason);
-    }
-    let mut capabilities = std::iter::once(&metadata.capability).chain(&metadata.requires);
-    let denied = capabilities.find(|name| {
-        let mut globs = safety.denied_capabilities.iter();
-        !name.is_empty() && globs.any(|glob| glob.matches(name))
-    });
-    if let Some(name) = denied {
-        let reason = format!("capability `{name}` is in `denied_capabilities`");
-        add(Decision::Deny, reason);
-    }
-    let denied = metadata.risk_tags.iter().find(|tag| {
-        let mut globs = safety.denied_risk_tags.iter();
-        globs.any(|glob| glob.matches(tag))
-    });
-    if let Some(tag) = denied {
-        add(
-            Decision::Deny,
-            format!("risk tag `{tag}` is in `denied_risk_tags`"),
-        );
-    }
-    if let Some(pattern) = safety.approval_topics.iter().find(|p| p.matches(topic)) {
-        let reason = format!("`{pattern}` of `approval_topics` matches topic `{topic}`");
-        add(Decision::RequireApproval, reason);
-    }
-    if safety.deny_secrets {
-        match subject.secrets()? {
-            Secrets::Absent => {}
-            Secrets::Present(kind) => add(
-                Decision::Deny,
-                format!("`deny_secrets`, and the job carries {kind}"),
-            ),
-            Secrets::Unknown => add(
-                Decision::Deny,
-                "`deny_secrets`, and whether the input, an artifact, has secrets cannot be said"
-                    .to_owned(),
-            ),
-        }
-    }
-    Ok(())
 }

@@ -79,6 +79,16 @@ pub struct Rule {
 }
 
 impl Rule {
+    /// How many regular expressions its conditions and keys keep compiled.
+    pub(super) fn patterns(&self) -> usize {
+        let key = self.rate.as_ref().map(|terms| match &terms.key {
+            RateKey::Expression(expression) => expression.patterns(),
+            RateKey::Tenant | RateKey::Principal | RateKey::Topic => 0,
+        });
+        let when = self.when.as_ref().map(Expression::patterns);
+        key.unwrap_or_default() + when.unwrap_or_default()
+    }
+
     /// Reads a rule. What is wrong goes to the reader of the field; `None` when not even its
     /// decision can be read.
     pub(super) fn read(field: &Field<'_>, scopes: &Scopes) -> Option<Self> {

@@ -11,6 +11,9 @@ pub const MAX_BUNDLES: usize = 100;
 /// The most rules of a snapshot.
 pub const MAX_SNAPSHOT_RULES: usize = 50_000;
 
+/// The most regular expressions that its rules keep compiled.
+pub const MAX_SNAPSHOT_PATTERNS: usize = 2_000;
+
 /// Why bundles cannot be in force together.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SnapshotError {
@@ -20,6 +23,9 @@ pub enum SnapshotError {
     /// More than [`MAX_SNAPSHOT_RULES`].
     #[error("{0} rules are more than {MAX_SNAPSHOT_RULES}")]
     TooManyRules(usize),
+    /// More than [`MAX_SNAPSHOT_PATTERNS`].
+    #[error("{0} regular expressions are more than {MAX_SNAPSHOT_PATTERNS}")]
+    TooManyPatterns(usize),
     /// Two have one name.
     #[error("two bundles are called `{0}`")]
     SameName(String),
@@ -55,6 +61,10 @@ impl Snapshot {
         let rules = bundles.iter().map(|(_, bundle)| bundle.rules.len()).sum();
         if rules > MAX_SNAPSHOT_RULES {
             return Err(SnapshotError::TooManyRules(rules));
+        }
+        let patterns = bundles.iter().map(|(_, bundle)| bundle.patterns()).sum();
+        if patterns > MAX_SNAPSHOT_PATTERNS {
+            return Err(SnapshotError::TooManyPatterns(patterns));
         }
         bundles.sort_by(|left, right| left.0.cmp(&right.0));
         let twice = bundles.windows(2).find_map(|pair| match pair {

@@ -184,7 +184,7 @@ impl<'a> Subject<'a> {
         // One condition reads only the parts that it names; for many it pays to keep the whole.
         let reads = self.lazy.input_reads.get() + 1;
         self.lazy.input_reads.set(reads);
-        if reads < 3 {
+        if reads == 1 {
             return Some(Source::Text(text));
         }
         let parsed = self

@@ -167,3 +167,37 @@ fn what_is_missing_is_told() {
         ]
     );
 }
+
+#[test]
+fn what_a_bundle_may_cost_is_bounded() {
+    let started = std::time::Instant::now();
+    // Each of these patterns takes much memory, and more of them than there may be are not compiled.
+    let mut text = "version: 1\nrules:\n".to_owned();
+    for rule in 0..9_000 {
+        text.push_str(&format!(
+            "  - {{id: r{rule}, decision: deny, when: \"input.matches('a{{9}}')\"}}\n"
+        ));
+    }
+    let found = problems(&text);
+    assert_eq!(
+        found,
+        ["1003:5: rules[1000]: more than 1000 regular expressions up to here"]
+    );
+    let many: String = (0..60_000).map(|key| format!("k{key}: 1\n")).collect();
+    let found = problems(&format!("version: 1\n{many}"));
+    assert_eq!(found.len(), 101);
+    assert!(
+        found[100].ends_with("and 59900 more problems"),
+        "{}",
+        found[100]
+    );
+    let rules: String = (0..10_001)
+        .map(|rule| format!("  - {{id: r{rule}, decision: deny}}\n"))
+        .collect();
+    let found = problems(&format!("version: 1\nrules:\n{rules}"));
+    assert_eq!(
+        found,
+        ["3:3: rules: must have at most 10000 items, has 10001"]
+    );
+    assert!(started.elapsed() < std::time::Duration::from_secs(60));
+}

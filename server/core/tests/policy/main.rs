@@ -11,3 +11,4 @@ mod properties;
 mod secrets;
 mod support;
 mod tightening;
+mod unknowns;
