@@ -171,6 +171,7 @@ async fn a_restart_forgets_nothing_and_tenants_are_apart(pair: &Pair) {
         .await
         .unwrap();
     assert_eq!(listed.configs.len(), 1);
+    server.kill().await;
     server.restart().await;
     let acme = server.client_with(&secret);
     assert_eq!(

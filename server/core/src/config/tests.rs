@@ -6,9 +6,10 @@ use super::document::{MAX_DEPTH, MAX_LEAVES, check};
 use super::sections::{Ceilings, Sections};
 use super::*;
 use crate::id::Topic;
-use crate::job::{JobSpec, Priority};
+use crate::job::JobSpec;
 use crate::routing::LeftOpen;
 
+mod fill;
 mod random;
 
 const CEILINGS: Ceilings = Ceilings {
@@ -427,66 +428,24 @@ fn what_a_later_build_has_written_is_not_ignored() {
 }
 
 #[test]
-fn jobs_get_what_their_submitters_left_open() {
-    let sections: Sections = of(&[json!({
-        "topics": {
-            "job.>": {"timeout": "1h", "risk_tags": ["any"], "priority": "batch",
-                      "retry": {"max_attempts": 4, "max_backoff": "100ms"}},
-            "job.a.*": {"timeout": "5m", "risk_tags": ["a"], "capability": "read"},
-            "job.a.b": {"risk_tags": ["b"], "schedule_to_start_timeout": "7m"},
-        },
-        "pools": {"preferred": {"job.a.>": "gpu"}},
-        "timeouts": {"job": "3h", "schedule_to_start": "2m", "max_job": "50m"},
-        "limits": {"max_attempts": 2, "max_labels": 1, "max_payload_bytes": 10},
-    })])
-    .typed;
-    let filled = |name: &str, open: LeftOpen, change: &dyn Fn(&mut JobSpec)| {
-        let mut spec = JobSpec::new(topic(name));
-        change(&mut spec);
-        let open = sections.fill_in_topic(&mut spec, open);
-        sections.fill_in_clocks(&mut spec, open);
-        sections.cut(&mut spec);
-        spec
-    };
-    let spec = filled("job.a.b", OPEN, &|_| {});
-    let mins = |minutes: u64| Duration::from_secs(minutes * 60);
-    assert_eq!(spec.timeout, mins(5));
-    assert_eq!(spec.schedule_to_start_timeout, mins(7));
-    assert_eq!(spec.metadata.capability, "read");
-    assert_eq!(spec.metadata.risk_tags, ["b", "a", "any"]);
-    assert_eq!(spec.priority, Priority::Batch);
-    assert_eq!(spec.retry.max_attempts, 2);
-    assert_eq!(spec.retry.initial_backoff, Duration::from_millis(100));
-    assert_eq!(spec.placement.preferred_pool.unwrap().as_str(), "gpu");
-    // What was said stays, but for what goes beyond.
-    let said = filled("job.a.b", LeftOpen::default(), &|spec| {
-        spec.metadata.capability = "mine".to_owned();
-        spec.metadata.risk_tags = vec!["a".to_owned()];
-        spec.placement.preferred_pool = Some(crate::id::PoolName::from_trusted("cpu"));
-        spec.retry.max_attempts = 9;
-    });
-    assert_eq!(said.timeout, mins(50));
-    assert_eq!(
-        said.schedule_to_start_timeout,
-        JobSpec::DEFAULT_SCHEDULE_TO_START
-    );
-    assert_eq!(said.metadata.capability, "mine");
-    assert_eq!(said.metadata.risk_tags, ["a", "b", "any"]);
-    assert_eq!(said.priority, Priority::Interactive);
-    assert_eq!(said.placement.preferred_pool.unwrap().as_str(), "cpu");
-    assert_eq!(said.retry.max_attempts, 2);
-    let elsewhere = filled("job.c", OPEN, &|_| {});
-    assert_eq!(elsewhere.timeout, mins(50));
-    assert_eq!(elsewhere.schedule_to_start_timeout, mins(2));
-    assert_eq!(elsewhere.placement.preferred_pool, None);
-
-    let mut labelled = JobSpec::new(topic("job.a"));
-    for key in ["a", "b"] {
-        labelled.labels.insert(key.to_owned(), String::new());
+fn the_examples_of_the_documentation_are_documents() {
+    let page = include_str!("../../../../docs/job-config.md");
+    let examples: Vec<&str> = page
+        .split("```yaml\n")
+        .skip(1)
+        .filter_map(|rest| rest.split("```").next())
+        .collect();
+    assert_eq!(examples.len(), 1);
+    for example in examples {
+        let parsed = crate::document::Document::parse(example).unwrap();
+        let data = parsed.root().to_json();
+        let ceilings = Ceilings {
+            documents: 1,
+            ..Ceilings::MERGED
+        };
+        check(&data, &ceilings).unwrap();
+        // It shows every section.
+        let sections = data.as_object().unwrap().keys();
+        assert_eq!(sections.count(), 9);
     }
-    let exceeded = sections.exceeded(&labelled, 11);
-    let fields: Vec<_> = exceeded.iter().map(|one| (one.field, one.limit)).collect();
-    assert_eq!(fields, [("input", 10), ("labels", 1)]);
-    labelled.labels.remove("b");
-    assert_eq!(sections.exceeded(&labelled, 10), []);
 }

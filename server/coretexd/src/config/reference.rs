@@ -10,6 +10,9 @@ const INTRO: &str = "\
 Generated from `settings.rs` and `routing/` in `server/coretexd/src/config`; `UPDATE_DOCS=1 cargo test
 -p coretexd --test config_reference` writes it anew.
 
+This is what the server itself is told. What organisations, teams and workflows say about their jobs
+is kept in the store: [configuration of jobs](job-config.md).
+
 `coretexd` without arguments is a working single node. What it is told comes, each over the one
 before, from
 

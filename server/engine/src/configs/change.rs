@@ -133,7 +133,8 @@ impl Engine {
                 Ok(found) => return Ok(found),
                 Err(Lost::Race) => self.pause(attempt).await,
                 Err(Lost::NoRoom(error)) => {
-                    if !self.forget_deleted_config(caller, name).await? {
+                    // Who only asks makes no room.
+                    if validate_only || !self.forget_deleted_config(caller, name).await? {
                         return Err(error);
                     }
                 }

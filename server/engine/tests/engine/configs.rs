@@ -1,6 +1,8 @@
 //! Configuration: documents and their revisions under writers who race, crash and ask for too much.
-//! What documents do to jobs is in [`effects`], how soon every replica goes by them in [`copies`].
+//! What documents do to jobs is in [`effects`], how soon every replica goes by them in [`copies`], how
+//! much is kept in [`bounds`].
 
+mod bounds;
 mod copies;
 mod effects;
 
@@ -8,8 +10,7 @@ use std::collections::BTreeSet;
 
 use coretex_core::config::{ConfigName, ConfigScope};
 use coretex_engine::{
-    Caller, ConfigDocument, Error, Expected, MAX_CONFIG_BYTES, MAX_REVISIONS, Noun, PageRequest,
-    Role,
+    Caller, ConfigDocument, Error, Expected, MAX_REVISIONS, Noun, PageRequest, Role,
 };
 use coretex_store::layers::Fault;
 use serde_json::{Value as Json, json};
@@ -242,61 +243,6 @@ async fn revisions_tell_what_stood_there_and_who_made_it() {
             .list_config_revisions(&ADMIN, &team("u"), page(7, String::new()))
             .await,
     );
-    bench.audit().await;
-}
-
-#[tokio::test(start_paused = true)]
-async fn what_is_kept_of_one_document_and_of_a_tenant_is_bounded() {
-    let bench = Bench::new().await;
-    let large = |n: usize| json!({"models": {"n": n, "text": "x".repeat(250 * 1024)}});
-    for n in 0..10 {
-        put(&bench, &team("t"), large(n)).await;
-    }
-    let page = || page(50, String::new());
-    let listed = bench
-        .engine
-        .list_config_revisions(&ADMIN, &team("t"), page())
-        .await;
-    // The current one, and a mebibyte of earlier ones.
-    assert_eq!(listed.unwrap().0.len(), 5);
-    bench.audit().await;
-    let name = team("t");
-    let deleted = bench
-        .engine
-        .delete_config(&ADMIN, &name, &Expected::Anything);
-    deleted.await.unwrap();
-    let most = MAX_CONFIG_BYTES / (250 * 1024);
-    let mut made = 0;
-    let refused = loop {
-        let name = team(&format!("t-{made}"));
-        match set(&bench, &ADMIN, &name, large(made), "").await {
-            Ok(_) => made += 1,
-            Err(error) => break error,
-        }
-    };
-    let Error::TooManyConfigs { .. } = refused else {
-        panic!("{refused}");
-    };
-    // What had been deleted made room first.
-    assert!(
-        (most as usize - 1..=most as usize).contains(&made),
-        "{made} of {most}"
-    );
-    is_gone(
-        &bench
-            .engine
-            .list_config_revisions(&ADMIN, &team("t"), page())
-            .await,
-    );
-    // What becomes smaller does not need room, and others have their own.
-    let name = team("t-0");
-    bench
-        .engine
-        .delete_config(&ADMIN, &name, &Expected::Anything)
-        .await
-        .unwrap();
-    let beta = caller("beta", "key:b", &[Role::Admin]);
-    set(&bench, &beta, &team("t"), large(0), "").await.unwrap();
     bench.audit().await;
 }
 
