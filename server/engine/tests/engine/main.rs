@@ -26,6 +26,7 @@ mod leases;
 mod limits;
 mod lists;
 mod losses;
+mod notices;
 mod outbound;
 mod output;
 mod pauses;
