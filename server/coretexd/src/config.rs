@@ -10,6 +10,7 @@ mod file;
 pub mod flags;
 pub mod load;
 mod nearest;
+pub mod notify;
 pub mod reference;
 pub mod reload;
 pub mod routing;
@@ -69,6 +70,8 @@ pub struct Config {
     pub timing: Timing,
     /// Which pools serve a topic, who may use them, and what holds for jobs that do not say.
     pub routing: Routing,
+    /// Who is told of approvals.
+    pub notify: Vec<notify::Webhook>,
 }
 
 /// The store.
@@ -304,6 +307,7 @@ impl Default for Config {
                 drain_timeout: Duration::from_secs(30),
             },
             routing: Routing::default(),
+            notify: Vec::new(),
         }
     }
 }

@@ -23,6 +23,7 @@ use crate::config::{Backend, Config, Environment, Source};
 use crate::datadir;
 use crate::error::StartError;
 use crate::grpc::Grpc;
+use crate::notify::Webhooks;
 use crate::readiness::Readiness;
 use crate::reload::Reload;
 use crate::source::{RandomIds, SystemClock};
@@ -67,6 +68,7 @@ impl Server {
     pub async fn start(config: Config) -> Result<Self, StartError> {
         check_built(&config)?;
         let tls = crate::grpc::tls(&config.tls)?;
+        let webhooks = Webhooks::load(&config.notify)?;
         let (listener, listen) = bind("listen", config.listen).await?;
         let (admin_listener, admin) = bind("admin_listen", config.admin_listen).await?;
 
@@ -128,6 +130,7 @@ impl Server {
             }
         };
         readiness.running(engine.clone());
+        engine.notify_by(webhooks);
         background.spawn(watch_usage(Arc::clone(&store), stop.clone()));
         background.spawn(watch_bus(Arc::clone(&bus), stop.clone()));
         background.spawn(watch_health(
