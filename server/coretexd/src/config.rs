@@ -10,6 +10,7 @@ mod file;
 pub mod flags;
 pub mod load;
 mod nearest;
+pub mod notify;
 pub mod reference;
 pub mod reload;
 pub mod routing;
@@ -71,6 +72,8 @@ pub struct Config {
     pub policy: Policy,
     /// Which pools serve a topic, who may use them, and what holds for jobs that do not say.
     pub routing: Routing,
+    /// Who is told of approvals.
+    pub notify: Vec<notify::Webhook>,
 }
 
 /// The policy by which jobs are judged.
@@ -318,6 +321,7 @@ impl Default for Config {
             },
             policy: Policy::default(),
             routing: Routing::default(),
+            notify: Vec::new(),
         }
     }
 }

@@ -12,6 +12,7 @@ pub mod config;
 mod datadir;
 mod error;
 mod grpc;
+mod notify;
 mod policy;
 mod readiness;
 mod reload;

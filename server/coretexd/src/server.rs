@@ -23,6 +23,7 @@ use crate::config::{Backend, Config, Environment, Source};
 use crate::datadir;
 use crate::error::StartError;
 use crate::grpc::Grpc;
+use crate::notify::Webhooks;
 use crate::policy::{self, PolicyFiles};
 use crate::readiness::Readiness;
 use crate::reload::Reload;
@@ -73,6 +74,7 @@ impl Server {
                 reason,
             })?;
         let tls = crate::grpc::tls(&config.tls)?;
+        let webhooks = Webhooks::load(&config.notify)?;
         let (listener, listen) = bind("listen", config.listen).await?;
         let (admin_listener, admin) = bind("admin_listen", config.admin_listen).await?;
 
@@ -141,6 +143,7 @@ impl Server {
         };
         readiness.running(engine.clone());
         background.spawn(policy.run(stop.clone()));
+        engine.notify_by(webhooks);
         background.spawn(watch_usage(Arc::clone(&store), stop.clone()));
         background.spawn(watch_bus(Arc::clone(&bus), stop.clone()));
         background.spawn(watch_health(

@@ -184,6 +184,8 @@ struct Inner {
     keys: KeyCache,
     open_watches: OpenWatches,
     outputs: Outputs,
+    /// Rings when there are notices to deliver.
+    notices: tokio::sync::Notify,
     /// Rings whenever this replica has appended to the log.
     log: watch::Sender<u64>,
     watches: Arc<tokio::sync::Semaphore>,
@@ -220,6 +222,7 @@ impl Engine {
                 keys: KeyCache::default(),
                 open_watches: OpenWatches::default(),
                 outputs: Outputs::default(),
+                notices: tokio::sync::Notify::new(),
                 log: watch::Sender::new(0),
                 watches: Arc::new(tokio::sync::Semaphore::new(options.limits.max_watches)),
                 bulk: Arc::new(tokio::sync::Semaphore::new(crate::bulk::MAX_OPERATIONS)),
@@ -417,6 +420,10 @@ impl Engine {
         &self.inner.tables
     }
 
+    pub(crate) fn notices_bell(&self) -> &tokio::sync::Notify {
+        &self.inner.notices
+    }
+
     /// Rings after every append of this replica.
     pub(crate) fn log_bell(&self) -> watch::Receiver<u64> {
         self.inner.log.subscribe()
@@ -443,7 +450,7 @@ impl Engine {
     }
 
     /// Runs a background loop until the engine stops.
-    fn spawn<F>(&self, name: &'static str, run: impl FnOnce(Self) -> F)
+    pub(crate) fn spawn<F>(&self, name: &'static str, run: impl FnOnce(Self) -> F)
     where
         F: Future<Output = ()> + Send + 'static,
     {

@@ -21,8 +21,8 @@ use coretex_store::{Index, Key, Member, Range};
 
 use self::approvals::entries as approval_entries;
 pub(crate) use self::approvals::{
-    PENDING_APPROVALS, approval_place, approval_prefix, approvals, parse_approval_place,
-    parse_pending, pending_prefix,
+    PENDING_APPROVALS, approval_place, approval_prefix, approvals, notices, notices_of,
+    parse_approval_place, parse_pending, pending_place, pending_prefix,
 };
 use crate::rulings::in_line;
 

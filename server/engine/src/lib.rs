@@ -21,6 +21,7 @@ mod kernel;
 mod keyspace;
 mod limits;
 mod news;
+mod notices;
 mod pauses;
 mod policy;
 mod replicas;
@@ -52,6 +53,7 @@ pub use error::{Error, Noun, Result, Violation};
 pub use filter::{ApprovalFilter, DlqFilter, JobFilter};
 pub use jobs::MAX_LABELS;
 pub use kernel::{AllowAll, Facts, Judgement, Kernel, Undecided};
+pub use notices::{Endpoint, Notice, Notifier};
 pub use policy::{
     Action, AuditEntry, BASE_PREFIX, BaseBundle, BundleAnswer, Explained, MAX_BUNDLE_BYTES,
     MAX_BUNDLES, PolicyKernel, Published, PutBundle, Replayed, Signatures, Simulated,

@@ -91,3 +91,15 @@ pub(crate) fn bug(what: &'static str) {
 pub(crate) fn policy_trouble() {
     counter!("coretex_policy_load_failures_total").increment(1);
 }
+
+/// A notice was tried to be delivered: `delivered`, `failed` or `given_up`.
+pub(crate) fn notice(endpoint: &str, outcome: &'static str) {
+    counter!("coretex_notices_total", "endpoint" => endpoint.to_owned(), "outcome" => outcome)
+        .increment(1);
+}
+
+/// Notices that their endpoint will not get.
+pub(crate) fn notices_lost(endpoint: &str, count: usize) {
+    counter!("coretex_notices_lost_total", "endpoint" => endpoint.to_owned())
+        .increment(count as u64);
+}

@@ -181,7 +181,8 @@ async fn what_is_refused_says_why() {
     };
     let nothing = |_: &mut v1::ResolveApprovalRequest| ();
     let other_hash = |vote: &mut v1::ResolveApprovalRequest| vote.expected_hash = "0".repeat(64);
-    let cases: [(String, fn(&mut v1::ResolveApprovalRequest), Code, &str); 5] = [
+    type Change = fn(&mut v1::ResolveApprovalRequest);
+    let cases: [(String, Change, Code, &str); 5] = [
         (
             admin.clone(),
             nothing,

@@ -1,8 +1,8 @@
 //! The configuration as it would be used, as a TOML file that loads again.
 
 use super::load::{Loaded, Origin};
-use super::routing;
 use super::settings::{SECTIONS, SETTINGS};
+use super::{notify, routing};
 
 /// Prints every value with its origin behind it; secrets are masked, values that are not set are
 /// comments.
@@ -21,6 +21,7 @@ pub fn dump(loaded: &Loaded) -> String {
     let file = loaded.file.as_ref().map(|file| file.path.display());
     let file = file.map_or_else(String::new, |path| path.to_string());
     text.push_str(&routing::show(&loaded.config.routing, &one_line(&file)));
+    text.push_str(&notify::show(&loaded.config.notify, &one_line(&file)));
     text
 }
 

@@ -10,6 +10,7 @@ use super::Config;
 use super::error::Problem;
 use super::load::{Origin, Origins};
 use super::nearest::nearest;
+use super::notify;
 use super::routing::{self, Finding};
 use super::settings::{self, SECTIONS, SETTINGS, Setting};
 use super::value::Input;
@@ -99,7 +100,7 @@ impl Reader<'_> {
     fn document(&mut self, document: &DeTable<'_>) {
         for (name, value) in document {
             let key: &str = name.get_ref();
-            if routing::table_named(key).is_some() {
+            if routing::table_named(key).is_some() || key == notify::NOTIFY.name {
                 continue;
             }
             let section = settings::section_named(key);
@@ -121,6 +122,7 @@ impl Reader<'_> {
         let (tables, findings) = routing::read(document);
         self.config.routing = tables;
         self.found.extend(findings);
+        self.config.notify = notify::read(document, &mut self.found);
     }
 
     fn section(&mut self, section: &str, table: &DeTable<'_>) {
@@ -151,7 +153,11 @@ impl Reader<'_> {
             .iter()
             .filter(|setting| setting.parts().0 == section)
             .map(|setting| setting.parts().1)
-            .chain(top.chain(tables).filter(|_| section.is_empty()))
+            .chain(
+                top.chain(tables)
+                    .chain([notify::NOTIFY.name])
+                    .filter(|_| section.is_empty()),
+            )
             .collect();
         let elsewhere = || {
             SETTINGS

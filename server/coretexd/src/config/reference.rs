@@ -1,8 +1,8 @@
 //! The reference of all settings as Markdown: docs/config.md, which a test keeps current.
 
 use super::Config;
-use super::routing;
 use super::settings::{SECTIONS, SETTINGS, Section, Setting};
+use super::{notify, routing};
 
 const INTRO: &str = "\
 # Configuration of `coretexd`
@@ -113,6 +113,7 @@ pub fn markdown() -> String {
     }
     text.push('\n');
     text.push_str(&routing::reference::markdown());
+    text.push_str(&notify::markdown());
     text
 }
 

@@ -5,7 +5,7 @@
 //! in [`keys`], how values are read and refused in `reader`.
 
 pub mod keys;
-mod reader;
+pub(super) mod reader;
 pub mod reference;
 mod rules;
 mod show;

@@ -2,7 +2,7 @@
 
 use coretex_core::id::{ApprovalId, JobId, TenantId};
 use coretex_core::job::Job;
-use coretex_store::{Index, Member};
+use coretex_store::{Index, Key, Member};
 
 use super::{SEPARATOR, joined, text};
 
@@ -42,7 +42,7 @@ pub(crate) fn pending_prefix(tenant: &TenantId) -> Vec<u8> {
 }
 
 /// A member of [`PENDING_APPROVALS`].
-fn pending_place(tenant: &TenantId, id: &ApprovalId, job: &JobId) -> Member {
+pub(crate) fn pending_place(tenant: &TenantId, id: &ApprovalId, job: &JobId) -> Member {
     joined(b"", &[tenant.as_bytes(), id.as_bytes(), job.as_bytes()])
 }
 
@@ -52,6 +52,16 @@ pub(crate) fn parse_pending(member: &[u8]) -> Option<(TenantId, ApprovalId, JobI
     let tenant = TenantId::from_trusted(text(&member[..end])?);
     let (id, job) = parse_approval_place(&member[end + 1..])?;
     Some((tenant, id, job))
+}
+
+/// How far the log was read for notices.
+pub(crate) fn notices() -> Key {
+    Key::from_static(b"notices")
+}
+
+/// Who delivers the notices of an endpoint writes this.
+pub(crate) fn notices_of(endpoint: &str) -> Key {
+    joined(b"notices/", &[endpoint.as_bytes()])
 }
 
 /// The index entries of the approvals of a job.

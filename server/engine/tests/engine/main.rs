@@ -28,6 +28,7 @@ mod limits;
 mod lists;
 mod losses;
 mod news;
+mod notices;
 mod outbound;
 mod output;
 mod pauses;

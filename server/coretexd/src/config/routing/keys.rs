@@ -34,7 +34,7 @@ pub const ALL_OTHERS: &str = "*";
 /// The tables, in the order of the reference.
 pub static TABLES: [&Table; 3] = [&TOPICS, &POOLS, &TENANTS];
 
-const fn key(
+pub(in crate::config) const fn key(
     name: &'static str,
     form: &'static str,
     default: &'static str,

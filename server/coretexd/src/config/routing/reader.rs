@@ -23,7 +23,7 @@ const MAX_NAMES: usize = 1_000;
 const MAX_TEXT_BYTES: usize = 256;
 
 /// The path of `key` in `table`, as TOML writes it.
-pub(super) fn path(table: &str, key: &str) -> String {
+pub(in crate::config) fn path(table: &str, key: &str) -> String {
     let bare = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-';
     if !key.is_empty() && key.bytes().all(bare) {
         format!("{table}.{key}")
@@ -33,7 +33,7 @@ pub(super) fn path(table: &str, key: &str) -> String {
 }
 
 /// A table of a document whose keys are known.
-pub(super) struct Entry<'a, 'f> {
+pub(in crate::config) struct Entry<'a, 'f> {
     path: String,
     /// Its name in the document.
     span: Range<usize>,
@@ -42,7 +42,7 @@ pub(super) struct Entry<'a, 'f> {
 }
 
 impl<'a, 'f> Entry<'a, 'f> {
-    pub(super) const fn new(
+    pub(in crate::config) const fn new(
         path: String,
         span: Range<usize>,
         table: &'a DeTable<'a>,
@@ -57,13 +57,13 @@ impl<'a, 'f> Entry<'a, 'f> {
     }
 
     /// Refuses the name of the entry.
-    pub(super) fn refuse_name(&mut self, must: &str) {
+    pub(in crate::config) fn refuse_name(&mut self, must: &str) {
         let message = format!("`{}`: the name {must}", self.path);
         self.findings.push(Finding::new(self.span.clone(), message));
     }
 
     /// Refuses a pattern whose dots were taken for those of the document.
-    pub(super) fn refuse_unquoted(&mut self) {
+    pub(in crate::config) fn refuse_unquoted(&mut self) {
         let message = format!("`{}` is no pattern of topics", self.path);
         let hint = "patterns stand in quotes: `[topics.\"job.a.*\"]`";
         self.findings
@@ -71,7 +71,7 @@ impl<'a, 'f> Entry<'a, 'f> {
     }
 
     /// Refuses the value of `key`.
-    pub(super) fn refuse(&mut self, key: &str, must: impl Display) {
+    pub(in crate::config) fn refuse(&mut self, key: &str, must: impl Display) {
         let span = self
             .table
             .get(key)
@@ -81,7 +81,7 @@ impl<'a, 'f> Entry<'a, 'f> {
     }
 
     /// Refuses an item of the list in `key`.
-    pub(super) fn refuse_item(
+    pub(in crate::config) fn refuse_item(
         &mut self,
         key: &str,
         index: usize,
@@ -93,23 +93,23 @@ impl<'a, 'f> Entry<'a, 'f> {
     }
 
     /// Complains of a key that must be there.
-    pub(super) fn missing(&mut self, key: &str) {
+    pub(in crate::config) fn missing(&mut self, key: &str) {
         let message = format!("`{}` needs `{key}`", self.path);
         self.findings.push(Finding::new(self.span.clone(), message));
     }
 
     /// How much was found wrong so far.
-    pub(super) const fn found(&self) -> usize {
+    pub(in crate::config) const fn found(&self) -> usize {
         self.findings.len()
     }
 
     /// Whether the document has `key`.
-    pub(super) fn has(&self, key: &str) -> bool {
+    pub(in crate::config) fn has(&self, key: &str) -> bool {
         self.table.contains_key(key)
     }
 
     /// Refuses every key that is not one of `keys`.
-    pub(super) fn knows_only(&mut self, keys: &'static [Key]) {
+    pub(in crate::config) fn knows_only(&mut self, keys: &'static [Key]) {
         for name in self.table.keys() {
             let span = name.span();
             let name: &str = name.get_ref();
@@ -144,7 +144,7 @@ impl<'a, 'f> Entry<'a, 'f> {
     }
 
     /// A value of any form that settings have.
-    pub(super) fn read<T: Field>(&mut self, key: &str) -> Option<T> {
+    pub(in crate::config) fn read<T: Field>(&mut self, key: &str) -> Option<T> {
         let value = self.table.get(key)?;
         T::read(Input::Toml(value.get_ref()))
             .map_err(|must| self.refuse(key, must))
@@ -152,7 +152,11 @@ impl<'a, 'f> Entry<'a, 'f> {
     }
 
     /// A whole number.
-    pub(super) fn count(&mut self, key: &str, bounds: RangeInclusive<u64>) -> Option<u64> {
+    pub(in crate::config) fn count(
+        &mut self,
+        key: &str,
+        bounds: RangeInclusive<u64>,
+    ) -> Option<u64> {
         let value = self.table.get(key)?;
         let number = u64::read(Input::Toml(value.get_ref())).ok();
         let found = number.filter(|number| bounds.contains(number));
@@ -167,14 +171,22 @@ impl<'a, 'f> Entry<'a, 'f> {
     }
 
     /// The same, where it is small.
-    pub(super) fn small(&mut self, key: &str, bounds: RangeInclusive<u32>) -> Option<u32> {
+    pub(in crate::config) fn small(
+        &mut self,
+        key: &str,
+        bounds: RangeInclusive<u32>,
+    ) -> Option<u32> {
         let (least, most) = bounds.into_inner();
         let number = self.count(key, least.into()..=most.into())?;
         u32::try_from(number).ok()
     }
 
     /// A number with or without a point.
-    pub(super) fn number(&mut self, key: &str, bounds: RangeInclusive<f64>) -> Option<f64> {
+    pub(in crate::config) fn number(
+        &mut self,
+        key: &str,
+        bounds: RangeInclusive<f64>,
+    ) -> Option<f64> {
         let number = match self.table.get(key)?.get_ref() {
             DeValue::Float(number) => number.as_str().parse().ok(),
             DeValue::Integer(number) if number.radix() == 10 => number.as_str().parse().ok(),
@@ -189,7 +201,7 @@ impl<'a, 'f> Entry<'a, 'f> {
     }
 
     /// A duration.
-    pub(super) fn duration(
+    pub(in crate::config) fn duration(
         &mut self,
         key: &str,
         bounds: RangeInclusive<Duration>,
@@ -205,7 +217,7 @@ impl<'a, 'f> Entry<'a, 'f> {
     }
 
     /// A short text, not empty.
-    pub(super) fn text(&mut self, key: &str) -> Option<String> {
+    pub(in crate::config) fn text(&mut self, key: &str) -> Option<String> {
         let text: String = self.read(key)?;
         match text_rule(&text) {
             Ok(()) => Some(text),
@@ -217,7 +229,7 @@ impl<'a, 'f> Entry<'a, 'f> {
     }
 
     /// One of some words.
-    pub(super) fn word<T: Copy>(&mut self, key: &str, words: &[(&str, T)]) -> Option<T> {
+    pub(in crate::config) fn word<T: Copy>(&mut self, key: &str, words: &[(&str, T)]) -> Option<T> {
         let found = match self.table.get(key)?.get_ref() {
             DeValue::String(text) => words.iter().find(|(word, _)| word == text),
             _ => None,
@@ -233,7 +245,7 @@ impl<'a, 'f> Entry<'a, 'f> {
     }
 
     /// A list of short texts. The empty one is as good as none.
-    pub(super) fn texts(&mut self, key: &str) -> Vec<String> {
+    pub(in crate::config) fn texts(&mut self, key: &str) -> Vec<String> {
         let must = format!("must be a list of up to {MAX_TEXTS} texts");
         let texts = self.items(key, MAX_TEXTS, &must, |text| {
             text_rule(text).map(|()| text.to_owned())
@@ -243,7 +255,7 @@ impl<'a, 'f> Entry<'a, 'f> {
 
     /// A list of names and their spans. The empty one is refused: it would mean none to the reader
     /// and all to the server.
-    pub(super) fn names<T: Ord + Clone>(
+    pub(in crate::config) fn names<T: Ord + Clone>(
         &mut self,
         key: &str,
         parse: impl Fn(&str) -> Result<T, IdError>,
@@ -292,7 +304,7 @@ impl<'a, 'f> Entry<'a, 'f> {
     }
 
     /// The table in `key`, inline or a section of its own.
-    pub(super) fn within<T>(
+    pub(in crate::config) fn within<T>(
         &mut self,
         key: &str,
         read: impl FnOnce(&mut Entry<'a, '_>) -> T,
