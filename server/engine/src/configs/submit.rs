@@ -35,6 +35,7 @@ impl Engine {
         let open = self.routing().fill_in(spec, tenant, open);
         config.typed.fill_in_clocks(spec, open);
         config.typed.cut(spec);
+        coretex_core::policy::fold_labels(spec);
     }
 
     /// For how long a job is kept that is accepted under a configuration.
