@@ -136,13 +136,15 @@ where
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
         .await
         .map_err(|error| error.to_string())?;
-    // It ends with the answer: nothing of its body is read.
-    let asking = sender.send_request(request);
-    tokio::select! {
-        answer = asking => answer.map(|answer| answer.status()).map_err(|error| error.to_string()),
-        ended = connection => Err(match ended {
-            Ok(()) => "the connection was closed without an answer".to_owned(),
-            Err(error) => error.to_string(),
-        }),
-    }
+    let mut asking = std::pin::pin!(sender.send_request(request));
+    let answer = tokio::select! {
+        biased;
+        answer = &mut asking => answer,
+        // It may end right behind the answer, which has come then.
+        _ = connection => asking.await,
+    };
+    // Nothing of its body is read.
+    answer
+        .map(|answer| answer.status())
+        .map_err(|error| error.to_string())
 }

@@ -63,6 +63,7 @@ impl Replica {
             policy_snapshot: String::new(),
             constraints: None,
             approval_id: String::new(),
+            terms: None,
             remediations: Vec::new(),
             retry_at: None,
             bucket: String::new(),
