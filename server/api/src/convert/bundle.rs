@@ -112,7 +112,7 @@ const fn word(change: Change) -> &'static str {
 /// Writes an entry of the record of changes.
 pub(crate) fn audit_entry(from: AuditEntry) -> v1::PolicyAuditEntry {
     v1::PolicyAuditEntry {
-        sequence: i64::try_from(from.sequence).unwrap_or(i64::MAX),
+        sequence: i32::try_from(from.sequence).unwrap_or(i32::MAX),
         time: Some(time(from.time)),
         principal_id: from.principal_id,
         action: from.action.as_str().to_owned(),

@@ -42,7 +42,7 @@ impl Stream for Replay {
 }
 
 fn message(item: Replayed) -> v1::ReplayPolicyResponse {
-    let number = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
+    let number = |count: u64| i32::try_from(count).unwrap_or(i32::MAX);
     v1::ReplayPolicyResponse {
         change: item
             .change

@@ -34,6 +34,7 @@ fn notice() -> Notice {
         rerun_of: None,
         input: Some(Payload::json("\"hush\"".into())),
         unmapped: None,
+        keep: None,
     };
     let job = accept(new, Verdict::Decided(Box::new(decision)), now);
     let approval: Approval = job.approvals[0].clone();

@@ -54,23 +54,7 @@ impl Replica {
             unmapped: None,
             keep: None,
         };
-        let decision = JobDecision {
-            time: now,
-            attempt: 0,
-            decision: Decision::Allow,
-            reason: String::new(),
-            rule_id: String::new(),
-            policy_snapshot: String::new(),
-            constraints: None,
-            approval_id: String::new(),
-            terms: None,
-            remediations: Vec::new(),
-            retry_at: None,
-            bucket: String::new(),
-            taken: Vec::new(),
-            config_hash: String::new(),
-            terms: None,
-        };
+        let decision = JobDecision::plain(Decision::Allow, String::new(), now);
         let job = accept(new, Verdict::Decided(Box::new(decision)), now);
         if let Some(session) = self.slot_for_newcomer(ctx, &job) {
             let why = Why::Fast(session.clone());
