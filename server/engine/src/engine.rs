@@ -1,4 +1,6 @@
 //! The engine: what all use cases share, how it starts and how it stops.
+//!
+//! Over 500 lines because each use case has a line in the one struct that they share.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -13,6 +13,7 @@
 mod ask;
 pub(crate) mod base;
 pub(crate) mod bundles;
+mod history;
 mod kernel;
 mod publish;
 
@@ -32,8 +33,9 @@ use sha2::{Digest, Sha256};
 pub use ask::{Explained, Replayed, Simulated, Subject};
 pub use base::BaseBundle;
 pub use bundles::{BundleAnswer, PutBundle};
+pub use history::SnapshotAnswer;
 pub use kernel::PolicyKernel;
-pub use publish::{Published, SnapshotAnswer};
+pub use publish::Published;
 
 use crate::engine::Engine;
 use crate::{Error, Result, keyspace};

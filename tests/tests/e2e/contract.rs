@@ -256,6 +256,17 @@ fn build(fields: &[FieldDescriptor], bad: Value, complete: bool) -> DynamicMessa
     if let Some(scope) = scope.filter(|_| complete) {
         message.set_field(&scope, Value::EnumNumber(2));
     }
+    // What is asked about other bundles names some.
+    let bundles = message.descriptor().get_field_by_name("candidate_bundles");
+    if let Some(bundles) = bundles.filter(|found| complete && found != field) {
+        let Kind::Message(kind) = bundles.kind() else {
+            panic!("bundles are messages");
+        };
+        let mut bundle = DynamicMessage::new(kind);
+        bundle.set_field_by_name("bundle_id", Value::String("b".to_owned()));
+        bundle.set_field_by_name("content", Value::String("version: 1".to_owned()));
+        message.set_field(&bundles, Value::List(vec![Value::Message(bundle)]));
+    }
     // An operation on many says that it means all of them, or what to select.
     let all = message.descriptor().get_field_by_name("all");
     if let Some(all) = all.filter(|_| complete) {

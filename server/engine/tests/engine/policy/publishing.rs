@@ -1,4 +1,6 @@
 //! Bundles in the store: drafts, publishing, going back, and what every replica makes of it.
+//!
+//! Over 500 lines because its scenarios share their bundles and their steps.
 
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
