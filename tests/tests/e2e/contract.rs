@@ -3,6 +3,8 @@
 //!
 //! A field that is new in the contract has no line here and fails until it gets one: a value that
 //! the server must refuse, or a reason why there is none. The list of reasons may only shrink.
+//!
+//! Over 500 lines because its tables have a line for each field.
 
 use std::collections::BTreeSet;
 
