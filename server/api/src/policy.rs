@@ -247,7 +247,7 @@ impl PolicyService for Policy {
         answer(request, |call, request| async move {
             let (ids, note, key) = check(|fields| {
                 let ids = &request.bundle_ids;
-                let ids = fields.ids("bundle_ids", ids, MAX_BUNDLES, |id| query::team(id));
+                let ids = fields.ids("bundle_ids", ids, MAX_BUNDLES, query::team);
                 let note = bundle::note(fields, request.note);
                 let key = submit::idempotency_key(fields, request.idempotency_key);
                 (ids, note, key)
