@@ -1,7 +1,7 @@
 //! Configuration of tenants: documents by scope, and what comes out of them for one job.
 //!
-//! [`document`] checks what somebody writes, [`merge`](self::merge) makes one of the documents of
-//! several scopes, [`sections`] is the typed form of the result, [`fill`] what it does to a job and
+//! [`document`] checks what somebody writes, [`merge`] makes one of the documents of
+//! several scopes, [`sections`] is the typed form of the result, `fill` what it does to a job and
 //! [`visibility`] what of it a worker sees. Where documents are kept is not decided here.
 
 pub mod document;

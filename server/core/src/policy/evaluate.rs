@@ -8,7 +8,7 @@
 //! matches counts as matched as far as it restricts, as not matched as far as it allows, and the
 //! rules after it are tried as well.
 //!
-//! There is one evaluator. An explanation is made by the same code, which then tells a [`Recorder`]
+//! There is one evaluator. An explanation is made by the same code, which then tells a `Recorder`
 //! what it does and tries all rules instead of those that the index finds.
 
 use std::collections::{BTreeMap, BTreeSet};
