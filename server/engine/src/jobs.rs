@@ -185,7 +185,7 @@ impl Engine {
                 Err(CommitError::LimitReached(limit)) => {
                     let met = limits::met(&caller.tenant, &limit);
                     if let Met::Rate(bucket, at) = met {
-                        wait = Some(self.turn(&caller.tenant, &rates, &bucket, at).await?);
+                        wait = Some(self.turn(&caller.tenant, &rates, &bucket, at, None).await?);
                         continue;
                     }
                     self.limit_met(&intent.spec, &caller.tenant, &met);

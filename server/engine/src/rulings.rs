@@ -289,29 +289,33 @@ impl Engine {
         }
     }
 
-    /// When a job may ask again at a rate of `rates` that it has met.
+    /// When a job may ask again at a rate of `rates` that it has met: a new one behind all who wait
+    /// for it, `waiting` from its own place if it stands among them.
     pub(crate) async fn turn(
         &self,
         tenant: &TenantId,
         rates: &[RateTaken],
         bucket: &str,
         at: Option<Timestamp>,
+        waiting: Option<&Job>,
     ) -> Result<Turn> {
         let rate = rates.iter().find(|rate| rate.bucket == bucket);
         let each = rate.map_or(Duration::ZERO, |rate| interval(rate.rate));
-        let line = Range::all(keyspace::throttled(tenant, bucket));
-        let ahead = self
-            .store()
-            .count(self.shard(), &line, u64::MAX)
-            .await?
-            .value;
-        let ahead = u32::try_from(ahead).unwrap_or(u32::MAX);
-        let at = match at {
-            Some(at) => at + each.saturating_mul(ahead),
-            None => self.now() + each.saturating_mul(ahead),
-        };
+        let waiting = waiting.filter(|job| in_line(job) == bucket);
+        let ahead = self.ahead(tenant, bucket, waiting).await?;
+        let at = at.unwrap_or_else(|| self.now()) + each.saturating_mul(ahead);
         let bucket = bucket.to_owned();
         Ok(Turn { bucket, at })
+    }
+
+    /// How many wait for a rate: all, or those before a job of the line.
+    async fn ahead(&self, tenant: &TenantId, bucket: &str, job: Option<&Job>) -> Result<u32> {
+        let line = Range {
+            end: job.map(|job| keyspace::by_time(job.create_time, &job.id)),
+            ..Range::all(keyspace::throttled(tenant, bucket))
+        };
+        let ahead = self.store().count(self.shard(), &line, u64::MAX).await?;
+        Ok(u32::try_from(ahead.value).unwrap_or(u32::MAX))
     }
 
     /// Judges a job of the store again and writes what follows, until it is written or `wanted` says
@@ -363,8 +367,8 @@ impl Engine {
                 Err(CommitError::PointerMoved { .. }) => self.policy_moved(attempt).await,
                 Err(CommitError::LimitReached(limit)) => match limits::met(&tenant, &limit) {
                     Met::Rate(bucket, at) => {
-                        let turn = self.turn(&tenant, &rates, &bucket, at).await?;
-                        wait = Some(self.own_turn(&before.job, turn, at, &rates).await?);
+                        let job = Some(&*before.job);
+                        wait = Some(self.turn(&tenant, &rates, &bucket, at, job).await?);
                     }
                     Met::Waiting | Met::SubmitRate(_) | Met::Tenant | Met::Key(_) => {
                         return Err(Error::Contention);
@@ -374,35 +378,6 @@ impl Engine {
             }
         }
         Err(Error::Contention)
-    }
-
-    /// The turn of a job that may stand in the line already.
-    async fn own_turn(
-        &self,
-        job: &Job,
-        turn: Turn,
-        at: Option<Timestamp>,
-        rates: &[RateTaken],
-    ) -> Result<Turn> {
-        if in_line(job) != turn.bucket {
-            return Ok(turn);
-        }
-        let ahead = self.ahead_of(job, &turn.bucket).await?;
-        let rate = rates.iter().find(|rate| rate.bucket == turn.bucket);
-        let each = rate.map_or(Duration::ZERO, |rate| interval(rate.rate));
-        let at = at.unwrap_or_else(|| self.now()) + each.saturating_mul(ahead);
-        Ok(Turn { at, ..turn })
-    }
-
-    /// How many wait for a rate before a job of its line.
-    async fn ahead_of(&self, job: &Job, bucket: &str) -> Result<u32> {
-        let index = keyspace::throttled(&job.tenant, bucket);
-        let line = Range {
-            end: Some(keyspace::by_time(job.create_time, &job.id)),
-            ..Range::all(index)
-        };
-        let ahead = self.store().count(self.shard(), &line, u64::MAX).await?;
-        Ok(u32::try_from(ahead.value).unwrap_or(u32::MAX))
     }
 
     /// Gives those who wait for the rate of `job` their turns, from the first in the line on, and
@@ -457,7 +432,8 @@ impl Engine {
                 self.judge_again(before, wanted).await?;
                 return Ok(());
             };
-            let ahead = self.ahead_of(&before.job, &bucket).await?.max(1);
+            let job = &*before.job;
+            let ahead = self.ahead(&job.tenant, &bucket, Some(job)).await?.max(1);
             let at = now + interval(rate.rate).saturating_mul(ahead);
             let turn = Turn { bucket, at };
             let ruling = self.rule_again(&before.job, now, Some(&turn)).await;

@@ -105,7 +105,7 @@ impl Engine {
                 Err(CommitError::LimitReached(limit)) => {
                     match limits::met(&caller.tenant, &limit) {
                         Met::Rate(bucket, at) => {
-                            let turn = self.turn(&caller.tenant, &rates, &bucket, at).await?;
+                            let turn = self.turn(&caller.tenant, &rates, &bucket, at, None).await?;
                             wait = Some(turn);
                         }
                         Met::Waiting | Met::SubmitRate(_) | Met::Tenant | Met::Key(_) => {
